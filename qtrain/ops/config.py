@@ -1,0 +1,92 @@
+"""What a quantized GEMM does in each of its places: operands and running sums.
+
+[wang2018fp8, Sec. 3] quantizes the three operand roles of a layer and rounds every
+addition of its three GEMMs; each of these choices is one field here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from qtrain import formats
+
+Quantizer = Callable  # a frozen, hashable `(x, key=None) -> x` with `.needs_key`
+Rounding = Literal["nearest", "stochastic", "toward_zero", "align"]
+ROUNDINGS = get_args(Rounding)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accumulator:
+    """The running sum inside a GEMM: every addition is rounded, in the order of K.
+
+    Products p_k are formed in float32 (exact for operands of up to 24 significand bits
+    together). For each contiguous chunk, s = +0 and s <- intra(s + p_k) for k in the
+    chunk, then S <- fmt(S + s) [wang2018fp8, Sec. 3]. Each sum is rounded once, as if
+    computed exactly: overflow, subnormals and signed zeros follow the format.
+
+    rounding:
+      nearest      ties to even
+      stochastic   P3109 variant C with N = 23 - man random bits per addition
+      toward_zero  the exact sum, truncated
+      align        both addends lose their bits below the ulp of the larger one, then the
+                   sum is truncated: an adder without guard bits
+    """
+
+    fmt: str = "e6m9"  # format of the sum over chunks, and of the sum inside a chunk
+    chunk: int | None = None  # additions per chunk; None: one chunk as long as K
+    rounding: Rounding = "nearest"
+    product: str | None = None  # format that products are rounded to (nearest), if any
+    intra: str | None = None  # format inside a chunk, where it differs from fmt
+
+    sources = ("wang2018fp8",)
+
+    def __post_init__(self):
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"unknown rounding {self.rounding!r}: one of {', '.join(ROUNDINGS)}")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(
+                f"chunk must be at least 1 (None for no chunks), not {self.chunk}"
+            )
+        for name in (self.fmt, self.intra, self.product):
+            _check_sum_format(name)
+
+    @property
+    def needs_key(self) -> bool:
+        return self.rounding == "stochastic"
+
+
+def _check_sum_format(name: str | None) -> None:
+    fmt = None if name is None else formats.get(name)
+    if fmt is None or fmt == formats.get("float32"):
+        return
+    if not isinstance(fmt, formats.Float) or fmt.man > 21:
+        raise ValueError(
+            f"cannot accumulate in {name}: a float with at most 21 mantissa bits or float32 is"
+            " needed, because sums are settled in float32"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DotConfig:
+    """One quantizer per operand role and one accumulator per GEMM; None keeps full precision.
+
+    The quantized lhs and rhs are also what the backward GEMMs see. `dgrad` and `wgrad`
+    quantize the error (the output's cotangent) for the input-gradient and the
+    weight-gradient GEMM; equal deterministic ones are computed once.
+    """
+
+    lhs: Quantizer | None = None  # activation
+    rhs: Quantizer | None = None  # weight
+    dgrad: Quantizer | None = None  # error, in the input-gradient GEMM
+    wgrad: Quantizer | None = None  # error, in the weight-gradient GEMM
+    forward: Accumulator | None = None
+    input_grad: Accumulator | None = None
+    weight_grad: Accumulator | None = None
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether any part draws random bits, so that a call needs a key."""
+        parts = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return any(p is not None and p.needs_key for p in parts)
