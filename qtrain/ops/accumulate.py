@@ -77,7 +77,9 @@ def accumulate(
     rhs: jax.Array,
     accum: Accumulator,
     key: jax.Array | None = None,
+    *,
     extents: tuple[Extent, Extent] | None = None,
+    index: jax.Array | None = None,
 ) -> jax.Array:
     """Multiplies (B, M, K) by (B, K, N) into (B, M, N); all float32.
 
@@ -89,6 +91,7 @@ def accumulate(
       key: PRNG key; needed for stochastic rounding only. The bits of an addition depend
         on the key and on its global (output, k), not on how the loop is cut.
       extents: of lhs and rhs, where the caller has them cheaper (before taking patches).
+      index: uint32 (B, M, N), names the outputs for the random bits; default row-major.
 
     Raises:
       ValueError: chunk longer than K, or no key for stochastic rounding.
@@ -105,7 +108,9 @@ def accumulate(
         return jnp.zeros((batch, m, n), jnp.float32)
     operands = [lhs, rhs]
     if accum.needs_key:
-        operands += [lax.iota(jnp.uint32, batch * m * n).reshape(batch, m, n), key_words(key)]
+        if index is None:
+            index = lax.iota(jnp.uint32, batch * m * n).reshape(batch, m, n)
+        operands += [index, key_words(key)]
     if flipped := n < m:  # the longer side becomes the vector dimension
         operands = [jnp.swapaxes(x, 1, 2) if x.ndim == 3 else x for x in operands]
         operands[:2] = operands[1::-1]
@@ -133,7 +138,7 @@ def rounding_bits(words: jax.Array, level: int, step, output, nbits: int) -> jax
       level: 0 for additions inside a chunk, 1 for those between chunks.
       step: int, which addition. Level 0: the position in the chunk, plus the chunk's index
         times the chunk length (rounded up to even). Level 1: the chunk's index.
-      output: int, row-major index of the output in (B, M, N).
+      output: int, index of the output: row-major in the result of the dot or convolution.
     """
     step, output = jnp.asarray(step, jnp.uint32), jnp.asarray(output, jnp.uint32)
     return _half(mix(output, *_stream(words, level, step, nbits)), step % 2, nbits)

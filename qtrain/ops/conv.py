@@ -19,12 +19,16 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from qtrain.ops.accumulate import accumulate
 from qtrain.ops.config import DotConfig
 from qtrain.ops.dot import has_gemm_settings, quantize, role_keys
 from qtrain.ops.operands import extent
+
+_TILE = 1 << 18  # outputs per tile of images
+_TILE_PIXELS = 1 << 13  # and its pixels: rows of that length stay in the level-1 cache
 
 
 def conv(
@@ -174,43 +178,78 @@ def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
 
 
 def _accumulate_conv(x, w, window: _Window, accum, key):
-    """(N, *out, Cout) as patches times kernel, summed over (kernel, cin)."""
+    """(N, *out, Cout) as patches times kernel, summed over (kernel, cin).
+
+    Goes through a few images at a time: patches take as much memory as the kernel has
+    offsets times the images, and a tile of them stays in cache.
+    """
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
-    groups, c_out = window.groups, w.shape[-1]
-    patches, out = _patches(x, w.shape[:-2], window)
-    kernel = w.reshape(-1, groups, c_out // groups)
-    left = jnp.swapaxes(patches, 1, 2)
-    y = accumulate(left, jnp.moveaxis(kernel, 1, 0), accum, key, (extent(x), extent(w)))
-    return jnp.moveaxis(y, 0, 1).reshape(x.shape[0], *out, c_out)
+    out = jax.eval_shape(window.plain, x, w).shape
+    kernel = jnp.moveaxis(w.reshape(-1, window.groups, out[-1] // window.groups), 1, 0)
+    extents = (extent(x), extent(w))
+    pixels, channels = math.prod(out[1:-1]), out[-1]
+    step = max(1, min(_TILE_PIXELS, _TILE // channels) // max(pixels, 1))
+    step = min(step, out[0])
+    tiles = -(-out[0] // step)
+    x = jnp.pad(x, [(0, tiles * step - out[0])] + [(0, 0)] * (x.ndim - 1))
+
+    def tile(operands):
+        i, images = operands
+        rows = step * pixels
+        index = None
+        if accum.needs_key:
+            index = lax.iota(jnp.uint32, rows * channels) + i * np.uint32(rows * channels)
+            index = jnp.moveaxis(index.reshape(rows, window.groups, -1), 1, 0)
+        patches = jnp.swapaxes(_patches(images, w.shape[:-2], window, k_first=True), 1, 2)
+        y = accumulate(patches, kernel, accum, key, extents=extents, index=index)
+        return jnp.moveaxis(y, 0, 1).reshape(step, *out[1:])
+
+    if tiles == 1:
+        return tile((jnp.uint32(0), x))
+    y = lax.map(tile, (lax.iota(jnp.uint32, tiles), x.reshape(tiles, step, *x.shape[1:])))
+    return y.reshape(-1, *out[1:])[: out[0]]
 
 
 def _weight_gradient(x, error, shape, window: _Window, config: DotConfig, key):
     """(*kernel, Cin / groups, Cout), summed over (n, output pixel)."""
     x, error = x.astype(jnp.float32), error.astype(jnp.float32)
-    patches, _ = _patches(x, shape[:-2], window)
+    patches = _patches(x, shape[:-2], window, k_first=False)
     right = error.reshape(-1, window.groups, shape[-1] // window.groups)
     right = jnp.moveaxis(right, 1, 0)
-    dw = accumulate(patches, right, config.weight_grad, key, (extent(x), extent(error)))
+    index = None
+    if config.weight_grad.needs_key:
+        index = lax.iota(jnp.uint32, math.prod(shape)).reshape(-1, *right.shape[::2])
+        index = jnp.moveaxis(index, 1, 0)
+    extents = (extent(x), extent(error))
+    dw = accumulate(
+        jnp.swapaxes(patches, 1, 2), right, config.weight_grad, key, extents=extents, index=index
+    )
     return jnp.moveaxis(dw, 0, 1).reshape(shape)
 
 
-def _patches(x, kernel: tuple[int, ...], window: _Window):
-    """(groups, kernel * Cin / groups, N * out): what each output sees, K first; and out."""
+def _patches(x, kernel: tuple[int, ...], window: _Window, *, k_first: bool):
+    """What each output sees: (groups, kernel * Cin / groups, N * out) or its transpose,
+    the one or the other laid out contiguously."""
     zero = jnp.zeros((), x.dtype)
     config = [(lo, hi, d - 1) for (lo, hi), d in zip(window.padding, window.lhs_dilation)]
     x = lax.pad(x, zero, [(0, 0, 0), *config, (0, 0, 0)])
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, window.rhs_dilation)]
     out = [(s - span) // step + 1 for s, span, step in zip(x.shape[1:-1], spans, window.strides)]
-    x = jnp.moveaxis(x, -1, 0)  # channels first, so that each K is one contiguous row
-    rows = []
+    c_group = x.shape[-1] // window.groups
+    x = x.reshape(*x.shape[:-1], window.groups, c_group)
+    x = jnp.moveaxis(x, (-2, -1), (0, 1)) if k_first else jnp.moveaxis(x, -2, 0)
+    spatial = 3 if k_first else 2  # first spatial axis
+    shifted = []
     for offset in itertools.product(*map(range, kernel)):
-        start = [o * d for o, d in zip(offset, window.rhs_dilation)]
-        stop = [s + (n - 1) * step + 1 for s, n, step in zip(start, out, window.strides)]
-        rows.append(lax.slice(x, (0, 0, *start), (*x.shape[:2], *stop), (1, 1, *window.strides)))
-    c_group = x.shape[0] // window.groups
-    stacked = jnp.stack(rows).reshape(len(rows), window.groups, c_group, -1)
-    stacked = jnp.moveaxis(stacked, 1, 0)
-    return stacked.reshape(window.groups, len(rows) * c_group, -1), tuple(out)
+        index = [slice(None)] * x.ndim
+        for d, o in enumerate(offset):
+            start = o * window.rhs_dilation[d]
+            stop = start + (out[d] - 1) * window.strides[d] + 1
+            index[spatial + d] = slice(start, stop, window.strides[d])
+        shifted.append(x[tuple(index)])
+    if k_first:
+        return jnp.stack(shifted, 1).reshape(window.groups, len(shifted) * c_group, -1)
+    return jnp.stack(shifted, -2).reshape(window.groups, -1, len(shifted) * c_group)
 
 
 def _transposed(window: _Window, x_shape, w, y_shape):

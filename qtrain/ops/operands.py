@@ -48,7 +48,7 @@ def narrow(a: Extent, b: Extent, length: int, accum: Accumulator) -> jax.Array:
 
     With P = man + 1 bits in the accumulator and Pp bits in a product, all of:
       no subnormal   every product is a multiple of the format's smallest value
-      no overflow    length * a.largest * b.largest, grown by all roundings, stays in range
+      no overflow    no sum of such products leaves the range, however it is rounded
       exact product  Pp <= 24
       one rounding   (nearest) either float32 holds all the sums exactly, or Pp <= P <= 11
                      and P + Pp <= 23: a sum that float32 rounds then lies farther from a
@@ -60,8 +60,9 @@ def narrow(a: Extent, b: Extent, length: int, accum: Accumulator) -> jax.Array:
         return jnp.bool_(False)
     bits = a.significand + b.significand
     quantum = (a.quantum_exp + b.quantum_exp).astype(jnp.float32)
-    growth = sum(2.0**-f.man for f in {fmt, intra}) * length / math.log(2)
-    top = jnp.log2(a.largest) + jnp.log2(b.largest) + (math.log2(length) + growth + 0.001)
+    chunk = min(accum.chunk or length, length)
+    growth = _growth(chunk, intra, accum) + _growth(-(-length // chunk), fmt, accum)
+    top = jnp.log2(a.largest) + jnp.log2(b.largest) + (growth + 0.001)
     top = jnp.where((a.largest == 0) | (b.largest == 0), -jnp.inf, top)
     ok = (bits <= 24) & (quantum >= max(_smallest_exp(f) for f in (fmt, intra)))
     ok &= top <= min(math.log2(f.max) for f in (fmt, intra))
@@ -73,6 +74,18 @@ def narrow(a: Extent, b: Extent, length: int, accum: Accumulator) -> jax.Array:
     if accum.rounding == "nearest":
         ok &= (top - quantum <= 24) | _rounds_once(bits, intra, fmt)
     return ok
+
+
+def _growth(terms: int, fmt: formats.Float, accum: Accumulator) -> float:
+    """log2 of the most that a rounded sum of `terms` values can be, in units of the largest.
+
+    Every addition may grow the sum by a factor 1 + u; and where it rounds to nearest, a sum
+    beyond 2^(man + 2) terms has an ulp of more than twice any term and grows no further.
+    """
+    nearest = accum.rounding == "nearest"
+    unit = 2.0 ** -(fmt.man + nearest)
+    grown = math.log2(terms) + terms * unit / math.log(2)
+    return min(grown, fmt.man + 3.0) if nearest else grown
 
 
 def _rounds_once(product_bits: jax.Array, intra: formats.Float, fmt: formats.Float) -> jax.Array:
