@@ -1,16 +1,13 @@
 """A batched GEMM whose every addition is rounded [wang2018fp8, Sec. 3].
 
-The sum over K is sequential by definition, so the loop runs over K and vectorizes over
-the outputs: a few rank-1 updates a step, fused by XLA into one pass over a tile of
-running sums that stays in cache. Chunks are independent until their sums are added, so
-several run side by side where the output alone is too small to fill the machine.
+Each step of the loop over K (see `blocks.py`) is one pass over a tile of running sums that
+stays in cache: XLA fuses product, addition, rounding and random bits.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,57 +16,11 @@ from jax import lax
 
 from qtrain import formats
 from qtrain.ops import adder
+from qtrain.ops.blocks import TILE, Plan, cut_rows, fold, plan_loops, steps, to_blocks
 from qtrain.ops.config import Accumulator
 from qtrain.ops.operands import Extent, extent, narrow
 from qtrain.quantize import cast
 from qtrain.quantize.bits import mix
-
-_TILE = 1 << 18  # running sums per pass: 1 MiB, what two cores' level-2 caches hold
-_SIDE = 1 << 16  # outputs below which several chunks run side by side
-_PARALLEL = 1 << 14  # running sums per pass below which threads cost more than they save
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """K = chunks * chunk; a chunk is padded to blocks * unroll additions; `side` chunks run
-    side by side, in `groups` passes; `chain` chunk sums are added per step of the last loop."""
-
-    chunk: int
-    chunks: int
-    unroll: int
-    blocks: int
-    side: int
-    groups: int
-    chain: int
-    parallel: bool  # whether one pass is worth several threads
-
-
-def _plan(outputs: int, k: int, chunk: int | None, exact: bool) -> _Plan:
-    chunk = chunk or k
-    chunks = -(-k // chunk)
-    side = min(chunks, max(1, _SIDE // outputs))
-    groups = -(-chunks // side)
-    side = -(-chunks // groups)
-    unroll = min(chunk + chunk % 2, _unroll(side * outputs, exact)) if chunk > 1 else 1
-    chain = _unroll(outputs, exact) if side > 1 else 1
-    side = -(-side // chain) * chain
-    return _Plan(
-        chunk=chunk,
-        chunks=chunks,
-        unroll=unroll,
-        blocks=-(-chunk // unroll),
-        side=side,
-        groups=groups,
-        chain=chain,
-        parallel=side * outputs >= _PARALLEL,
-    )
-
-
-def _unroll(sums: int, exact: bool) -> int:
-    """Additions per pass: few, so that the processor overlaps many short dependency chains,
-    but more where a pass is too short to pay for its launch."""
-    unroll = 2 if sums >= 1 << 17 else 4 if sums >= 1 << 15 else 16
-    return max(1, unroll // 4) if exact else unroll
 
 
 def accumulate(
@@ -117,7 +68,9 @@ def accumulate(
     exact = functools.partial(_by_tiles, accum=accum, exact=True)
     short = functools.partial(_by_tiles, accum=accum, exact=False)
     if accum.rounding in ("nearest", "stochastic"):
-        out = lax.cond(narrow(*(extents or (extent(lhs), extent(rhs))), k, accum), short, exact, *operands)
+        out = lax.cond(
+            narrow(*(extents or (extent(lhs), extent(rhs))), k, accum), short, exact, *operands
+        )
     else:
         out = exact(*operands)
     return jnp.swapaxes(out, 1, 2) if flipped else out
@@ -160,63 +113,35 @@ def _half(word, odd, nbits: int):
 def _by_tiles(lhs, rhs, index=None, words=None, *, accum: Accumulator, exact: bool):
     """Cuts the rows (B, M, K) so that a tile of running sums stays in cache."""
     (batch, m, k), n = lhs.shape, rhs.shape[2]
-    rows = max(1, _TILE // (batch * n)) if batch == 1 else m
+    rows = max(1, TILE // (batch * n)) if batch == 1 else m
     tiles = -(-m // rows)
     rows = -(-m // tiles)
-    plan = _plan(batch * rows * n, k, accum.chunk, exact)
-    right = _blocks(jnp.swapaxes(rhs, 1, 2), plan, filler=1.0)
-    tile = functools.partial(
-        _tile, right=right, words=words, plan=plan, accum=accum, exact=exact
-    )
+    plan = plan_loops(batch * rows * n, k, accum.chunk, exact)
+    right = to_blocks(jnp.swapaxes(rhs, 1, 2), plan, filler=1.0)
+    tile = functools.partial(_tile, right=right, words=words, plan=plan, accum=accum, exact=exact)
     if tiles == 1:
         return tile((lhs, index))
-    cut = functools.partial(_cut_rows, tiles=tiles, rows=rows)
+    cut = functools.partial(cut_rows, tiles=tiles, rows=rows)
     out = lax.map(tile, (cut(lhs), None if index is None else cut(index)))
     return jnp.moveaxis(out, 0, 1).reshape(batch, tiles * rows, n)[:, :m]
 
 
-def _cut_rows(x, tiles: int, rows: int):
-    """(B, M, X) to (tiles, B, rows, X), the last tile filled with zeros."""
-    x = jnp.pad(x, ((0, 0), (0, tiles * rows - x.shape[1]), (0, 0)))
-    return jnp.moveaxis(x.reshape(x.shape[0], tiles, rows, x.shape[2]), 1, 0)
-
-
-def _blocks(x, plan: _Plan, filler: float):
-    """(B, R, K) to (groups * blocks, unroll, side, B, R): one leading entry per loop step.
-
-    Filling products are -0 * 1 = -0, which changes no sum, not even one that is -0.
-    """
-    x = jnp.moveaxis(x, 2, 0)
-    pad = functools.partial(_pad_axis, filler=filler)
-    x = pad(x, 0, plan.chunks * plan.chunk).reshape(plan.chunks, plan.chunk, *x.shape[1:])
-    x = pad(pad(x, 1, plan.blocks * plan.unroll), 0, plan.groups * plan.side)
-    x = x.reshape(plan.groups, plan.side, plan.blocks, plan.unroll, *x.shape[2:])
-    x = jnp.transpose(x, (0, 2, 3, 1, 4, 5))
-    return x.reshape(plan.groups * plan.blocks, *x.shape[2:])
-
-
-def _pad_axis(x, axis: int, size: int, filler: float):
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, size - x.shape[axis])
-    return jnp.pad(x, widths, constant_values=filler)
-
-
-def _tile(operands, right, words, *, plan: _Plan, accum: Accumulator, exact: bool):
+def _tile(operands, right, words, *, plan: Plan, accum: Accumulator, exact: bool):
     """The running sums of one tile: (B, rows, N)."""
     lhs, index = operands
     k = lhs.shape[-1]
-    left = _blocks(lhs, plan, filler=-0.0)
+    left = to_blocks(lhs, plan, filler=-0.0)
     total = jnp.zeros((*lhs.shape[:2], right.shape[-1]), jnp.float32)
     inner = _Level(0, formats.get(accum.intra or accum.fmt), accum, exact, words, index)
     outer = _Level(1, formats.get(accum.fmt), accum, exact, words, index)
-    inner_streams = inner.streams(_steps(plan))
+    inner_streams = inner.streams(steps(plan))
     outer_streams = outer.streams(jnp.arange(plan.groups * plan.side).reshape(-1, plan.chain))
 
     def group(g, total):
         count = plan.blocks
         if plan.side == 1:  # a short last chunk needs fewer blocks
             count = jnp.minimum(count, -(-(k - g * plan.chunk) // plan.unroll))
-        sums = _fold(
+        sums = fold(
             inner.add_products,
             jnp.zeros((plan.side, *total.shape), jnp.float32),
             (left, right, inner_streams), g * plan.blocks, count, plan.parallel,
@@ -226,17 +151,9 @@ def _tile(operands, right, words, *, plan: _Plan, accum: Accumulator, exact: boo
             lambda x: lax.dynamic_slice_in_dim(x, g * links, links), outer_streams
         )
         sums = sums.reshape(links, plan.chain, *total.shape)
-        return _fold(outer.add_sums, total, (sums, streams), 0, links, plan.parallel)
+        return fold(outer.add_sums, total, (sums, streams), 0, links, plan.parallel)
 
     return lax.fori_loop(0, plan.groups, group, total)
-
-
-def _steps(plan: _Plan) -> jax.Array:
-    """Steps (see `rounding_bits`) of all blocks: (groups * blocks, unroll, side)."""
-    stride = plan.chunk + plan.chunk % 2
-    chunk = jnp.arange(plan.groups * plan.side).reshape(plan.groups, 1, 1, plan.side)
-    position = jnp.arange(plan.blocks * plan.unroll).reshape(1, plan.blocks, plan.unroll, 1)
-    return (chunk * stride + position).reshape(-1, plan.unroll, plan.side)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,31 +206,3 @@ class _Level:
         spread = lambda x: x[(...,) + (None,) * self.index.ndim]  # noqa: E731
         word = mix(self.index, spread(first), spread(second))
         return _half(word, u % 2 if paired else spread(odd), nbits)
-
-
-def _fold(step: Callable, total, blocks, start, count, parallel: bool):
-    """`total = step(total, block)` for `count` blocks from `start`.
-
-    The next block is carried, not sliced where it is used: XLA's CPU compiler fuses a
-    dynamic slice into its consumer and then cannot vectorize it, 10 times slower.
-    """
-
-    def body(carry):
-        i, total, block = carry
-        total = step(total, block)
-        i = _next(i) if parallel else i + 1
-        return i, total, _take(blocks, start + i)
-
-    first = _take(blocks, jnp.asarray(start, jnp.int32))
-    return lax.while_loop(lambda c: c[0] < count, body, (jnp.int32(0), total, first))[1]
-
-
-def _take(blocks, i):
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 0, keepdims=False), blocks)
-
-
-def _next(i: jax.Array) -> jax.Array:
-    """i + 1, by way of a sort on CPU: since jaxlib 0.11 a loop without such an instruction
-    is compiled for one thread only (XLA's small-while-loop-hoisting pass)."""
-    through_sort = lambda i: lax.sort(jnp.stack([i + 1, jnp.int32(2**31 - 1)]))[0]  # noqa: E731
-    return lax.platform_dependent(i, cpu=through_sort, default=lambda i: i + 1)

@@ -46,9 +46,7 @@ class Accumulator:
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"unknown rounding {self.rounding!r}: one of {', '.join(ROUNDINGS)}")
         if self.chunk is not None and self.chunk < 1:
-            raise ValueError(
-                f"chunk must be at least 1 (None for no chunks), not {self.chunk}"
-            )
+            raise ValueError(f"chunk must be at least 1 (None for no chunks), not {self.chunk}")
         for name in (self.fmt, self.intra, self.product):
             _check_sum_format(name)
 

@@ -92,7 +92,9 @@ def conv_general_dilated(
     rank = lhs.ndim - 2
     ones = (1,) * rank
     rhs_dilation = tuple(rhs_dilation or ones)
-    kernel = [(rhs.shape[d] - 1) * r + 1 for d, r in zip(numbers.rhs_spec[2:], rhs_dilation)]
+    kernel = [
+        (rhs.shape[d] - 1) * r + 1 for d, r in zip(numbers.rhs_spec[2:], rhs_dilation, strict=True)
+    ]
     if isinstance(padding, str):
         sizes = [lhs.shape[d] for d in numbers.lhs_spec[2:]]
         padding = lax.padtype_to_pads(sizes, kernel, window_strides, padding)
@@ -231,10 +233,15 @@ def _patches(x, kernel: tuple[int, ...], window: _Window, *, k_first: bool):
     """What each output sees: (groups, kernel * Cin / groups, N * out) or its transpose,
     the one or the other laid out contiguously."""
     zero = jnp.zeros((), x.dtype)
-    config = [(lo, hi, d - 1) for (lo, hi), d in zip(window.padding, window.lhs_dilation)]
+    config = [
+        (lo, hi, d - 1) for (lo, hi), d in zip(window.padding, window.lhs_dilation, strict=True)
+    ]
     x = lax.pad(x, zero, [(0, 0, 0), *config, (0, 0, 0)])
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, window.rhs_dilation)]
-    out = [(s - span) // step + 1 for s, span, step in zip(x.shape[1:-1], spans, window.strides)]
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, window.rhs_dilation, strict=True)]
+    out = [
+        (s - span) // step + 1
+        for s, span, step in zip(x.shape[1:-1], spans, window.strides, strict=True)
+    ]
     c_group = x.shape[-1] // window.groups
     x = x.reshape(*x.shape[:-1], window.groups, c_group)
     x = jnp.moveaxis(x, (-2, -1), (0, 1)) if k_first else jnp.moveaxis(x, -2, 0)
