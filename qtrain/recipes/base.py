@@ -1,0 +1,214 @@
+"""A recipe says what happens in each place of the training step; a paper is one recipe.
+
+A place that a recipe leaves alone is None and stays in float32. Two recipes that fill different
+places merge into one run; the same place filled twice is an error, because only one can hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from qtrain.nn import Rule
+from qtrain.ops import Accumulator, DotConfig
+from qtrain.recipes.layers import Layer
+
+Quantizer = Any  # a frozen, hashable `(x, key=None) -> x`, see quantize.Cast
+
+FIRST, LAST = "<first>", "<last>"  # the layer that is called first / last, whatever its name
+PLACES = ("weight", "activation", "error", "accumulator", "update", "loss_scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class At:
+    """A setting for the layers whose path matches `path` in full; None keeps float32."""
+
+    path: str  # regular expression on paths such as "blocks/0/conv1", or FIRST, or LAST
+    setting: Any
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.path)
+        except re.error as error:
+            raise ValueError(f"At({self.path!r}) is not a regular expression: {error}") from None
+
+    def matches(self, layer: Layer, layers: Sequence[Layer]) -> bool:
+        """Whether this setting speaks about `layer`, one of `layers` in the order of calls."""
+        if self.path in (FIRST, LAST):
+            return layer == layers[0 if self.path == FIRST else -1]
+        return re.fullmatch(self.path, layer.path) is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Error:
+    """How the error (the gradient of a layer's output) is rounded before each backward GEMM."""
+
+    dgrad: Quantizer | None = None  # for the input gradient
+    wgrad: Quantizer | None = None  # for the weight gradient
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accumulators:
+    """The running sum of each of a layer's three GEMMs.
+
+    `chunk` is the longest a chunk may be: a sum shorter than that is a single chunk, so one
+    recipe fits layers of any width. A chunk longer than every sum of the model is an error.
+    """
+
+    forward: Accumulator | None = None
+    input_grad: Accumulator | None = None
+    weight_grad: Accumulator | None = None
+
+    def fitted(self, layer: Layer) -> dict[str, Accumulator | None]:
+        """The accumulators with each chunk cut to the length of the layer's own sum."""
+        out = {}
+        for gemm, length in layer.lengths.items():
+            accum = getattr(self, gemm)
+            if accum is not None and accum.chunk is not None and accum.chunk > length:
+                accum = dataclasses.replace(accum, chunk=length)
+            out[gemm] = accum
+        return out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Update:
+    """Format and rounding of the optimizer's additions, its state and the master weights."""
+
+    fmt: str
+    rounding: Literal["nearest", "stochastic"] = "stochastic"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossScale:
+    """A factor on the loss that lifts errors into the range of their format."""
+
+    init: float
+    dynamic: bool = False  # halve on overflow, double after a long run without
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Momentum:
+    """v <- momentum v + (g + weight_decay w); w <- w - lr v."""
+
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine"] = "cosine"  # of lr, down to zero at the last step
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"unknown schedule {self.schedule!r}: constant or cosine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run: what is trained, and what each place of the step does."""
+
+    key: str  # the paper, as in references.bib, or "float32"
+    model: str = "small_cnn"
+    data: str = "fashion-mnist-8k"
+    batch_size: int = 128
+    epochs: int = 8
+    optimizer: Momentum = Momentum()
+
+    weight: tuple[At, ...] | None = None  # quantizers; first match wins
+    activation: tuple[At, ...] | None = None  # quantizers
+    error: tuple[At, ...] | None = None  # Error
+    accumulator: tuple[At, ...] | None = None  # Accumulators
+    update: Update | None = None
+    loss_scale: LossScale | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def places(self) -> tuple[str, ...]:
+        """Names of the places that are filled."""
+        return tuple(place for place in PLACES if getattr(self, place) is not None)
+
+    def setting(self, place: str, layer: Layer, layers: Sequence[Layer]) -> Any:
+        """What the first match says about `layer` in `place`; None if nothing does."""
+        for at in getattr(self, place) or ():
+            if at.matches(layer, layers):
+                return at.setting
+        return None
+
+    def config(self, layer: Layer, layers: Sequence[Layer]) -> DotConfig:
+        """The three GEMMs of one layer."""
+        error = self.setting("error", layer, layers) or Error()
+        accumulators = self.setting("accumulator", layer, layers) or Accumulators()
+        return DotConfig(
+            lhs=self.setting("activation", layer, layers),
+            rhs=self.setting("weight", layer, layers),
+            dgrad=error.dgrad,
+            wgrad=error.wgrad,
+            **accumulators.fitted(layer),
+        )
+
+    def rules(self, layers: Sequence[Layer]) -> tuple[Rule, ...]:
+        """One rule per layer that this recipe changes, for `nn.quantize_model`.
+
+        Raises:
+          ValueError: a path matches no layer, or a chunk is longer than every sum.
+        """
+        _check_paths(self, layers)
+        _check_chunks(self, layers)
+        configs = {layer.path: self.config(layer, layers) for layer in layers}
+        return tuple(
+            Rule(re.escape(path), config)
+            for path, config in configs.items()
+            if config != DotConfig()
+        )
+
+
+def merge(first: Recipe, second: Recipe) -> Recipe:
+    """Both recipes in one run; model, data and optimizer settings are those of the first.
+
+    Raises:
+      ValueError: both fill the same place.
+    """
+    if twice := [place for place in first.places() if place in second.places()]:
+        raise ValueError(
+            f"{first.key} and {second.key} both fill {' and '.join(twice)}: only recipes that"
+            " fill different places can be merged"
+        )
+    added = {place: getattr(second, place) for place in second.places()}
+    return dataclasses.replace(first, key=f"{first.key}+{second.key}", **added)
+
+
+def baseline(recipe: Recipe) -> Recipe:
+    """The same run with every place in float32."""
+    return dataclasses.replace(recipe, key="float32", **dict.fromkeys(PLACES))
+
+
+def _check_paths(recipe: Recipe, layers: Sequence[Layer]) -> None:
+    for place in ("weight", "activation", "error", "accumulator"):
+        for at in getattr(recipe, place) or ():
+            if not any(at.matches(layer, layers) for layer in layers):
+                paths = ", ".join(layer.path for layer in layers)
+                raise ValueError(
+                    f"{recipe.key}: the {place} rule {at.path!r} matches no layer of"
+                    f" {recipe.model}; its layers are {paths}"
+                )
+
+
+def _check_chunks(recipe: Recipe, layers: Sequence[Layer]) -> None:
+    """A chunk longer than every sum would silently mean no chunks at all."""
+    chunks = [
+        (accum.chunk, layer.lengths[gemm], layer.path, gemm)
+        for layer in layers
+        for gemm in layer.lengths
+        if (setting := recipe.setting("accumulator", layer, layers)) is not None
+        and (accum := getattr(setting, gemm)) is not None
+        and accum.chunk is not None
+    ]
+    if chunks and all(chunk > length for chunk, length, _, _ in chunks):
+        chunk, length, path, gemm = max(chunks, key=lambda c: c[1])
+        raise ValueError(
+            f"chunk {chunk} is longer than every accumulation of {recipe.model}: the longest is"
+            f" K = {length}, in the {gemm} GEMM of layer {path} at batch size"
+            f" {recipe.batch_size}; use at most that, or None for one chunk"
+        )

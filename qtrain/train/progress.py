@@ -1,0 +1,76 @@
+"""How a run shows itself: a live bar on a terminal, one plain line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class Bar:
+    """Progress of one run of `total` steps; `report` is called now and then."""
+
+    def __init__(
+        self, name: str, *, start: int, total: int, epoch: int, batch: int, quiet: bool = False,
+        file: TextIO | None = None,
+    ):  # fmt: skip
+        """`epoch` is its length in steps, `batch` the images per step; `quiet` shows nothing."""
+        self._name, self._total, self._epoch, self._batch = name, total, epoch, batch
+        self._last, self._began, self._clock = start, start, time.perf_counter()
+        self._quiet = quiet
+        console = Console(file=file or sys.stdout)
+        self._console = console
+        self._live = None
+        if console.is_terminal and not quiet:
+            self._live = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"), console=console,
+            )  # fmt: skip
+            self._task = self._live.add_task(name, total=total, completed=start, numbers="compiling")
+
+    def __enter__(self) -> Self:
+        """Starts the live bar."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Leaves the terminal as it was."""
+        if self._live is not None:
+            self._live.stop()
+
+    def compiled(self, step: int) -> None:
+        """Starts the clock of the speed at `step`: what came before was compilation."""
+        self._began, self._clock = step, time.perf_counter()
+
+    def report(self, step: int, *, loss: float, accuracy: float, overflows: int) -> None:
+        """Shows the state after `step` steps; plain output once per epoch only."""
+        if self._quiet:
+            return
+        seconds = (time.perf_counter() - self._clock) / max(step - self._began, 1)
+        numbers = f"loss {loss:.3f}  accuracy {accuracy:.3f}"
+        if step > self._began:
+            numbers += f"  {self._batch / seconds:,.0f} images/s  {_left(seconds, self._total - step)}"
+        if overflows:
+            numbers += f"  {overflows} skipped"
+        if self._live is not None:
+            self._live.update(self._task, completed=step, numbers=numbers)
+        elif step // self._epoch > self._last // self._epoch or step == self._total:
+            self.say(f"{self._name}  step {step}/{self._total}  {numbers}")
+        self._last = step
+
+    def say(self, line: str) -> None:
+        """Prints one line, above the bar if there is one."""
+        if not self._quiet:
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _left(seconds: float, steps: int) -> str:
+    minutes, rest = divmod(round(seconds * steps), 60)
+    return f"{minutes}:{rest:02d} left"
