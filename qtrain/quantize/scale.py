@@ -1,0 +1,111 @@
+"""Scale selection: what to divide an array by before it is cast to a narrow format."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qtrain import formats
+from qtrain.formats import Format
+
+Method = Literal["absmax", "power_of_two", "percentile", "mse"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How the scale s is chosen, so that x / s fills the range of a format.
+
+    method:
+      absmax        s = max|x| / max of the format: nothing saturates
+      power_of_two  absmax, rounded up to a power of two: dividing by it is exact
+      percentile    as absmax, from the `percentile`-th percentile of |x|: outliers saturate
+      mse           absmax times the factor, of 32 from 1/32 to 1, with the least squared error
+    Values share a scale per tensor, or along `axis` per index of it, or per block of `block`
+    neighbours along `axis`. Where all are zero, or the maximum is not finite, s = 1.
+    """
+
+    method: Method = "absmax"
+    axis: int | None = None
+    block: int | None = None
+    percentile: float = 99.9
+
+    sources = ("ocp2023mx",)
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"unknown scale {self.method!r}: one of {', '.join(get_args(Method))}")
+        if self.block is not None and (self.axis is None or self.block < 1):
+            raise ValueError(f"block {self.block} needs an axis and at least 1 value")
+        if not 0 < self.percentile <= 100:
+            raise ValueError(f"percentile must be in (0, 100], not {self.percentile}")
+
+    def __call__(self, x: jax.Array, fmt: Format | str) -> jax.Array:
+        """The scale of each value, float32, in a shape that broadcasts against `x`.
+
+        Raises:
+          ValueError: the axis is not one of x, or the block does not divide it.
+        """
+        fmt = formats.get(fmt)
+        groups, restore = self._grouped(jnp.asarray(x, jnp.float32))
+        magnitude = jnp.abs(groups)
+        if self.method == "percentile":
+            top = jnp.percentile(magnitude, self.percentile, axis=-1, keepdims=True)
+        else:
+            top = jnp.max(magnitude, axis=-1, keepdims=True)
+        usable = (top > 0) & jnp.isfinite(top)
+        scale = jnp.where(usable, jnp.where(usable, top, 1) / np.float32(fmt.max), 1)
+        if self.method == "power_of_two":
+            scale = jnp.where(usable, _power_above(scale), 1)
+        if self.method == "mse":
+            scale = _least_error(groups, scale, fmt)
+        return restore(scale)
+
+    def _grouped(self, x: jax.Array):
+        """x as (..., values that share a scale), and how to spread one scale over each."""
+        if self.axis is None:
+            return x.reshape(1, -1), lambda s: s.reshape((1,) * x.ndim)
+        if not -x.ndim <= self.axis < x.ndim:
+            raise ValueError(f"axis {self.axis} is not one of an array of shape {x.shape}")
+        axis = self.axis % x.ndim
+        last = jnp.moveaxis(x, axis, -1)
+        if self.block is None:
+            groups = jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+            shape = [1] * x.ndim
+            shape[axis] = x.shape[axis]
+            return groups, lambda s: s.reshape(shape)
+        if x.shape[axis] % self.block:
+            raise ValueError(
+                f"block {self.block} does not divide axis {self.axis} of length {x.shape[axis]}"
+            )
+        groups = last.reshape(*last.shape[:-1], -1, self.block)
+        spread = lambda s: jnp.broadcast_to(s, groups.shape).reshape(last.shape)  # noqa: E731
+        return groups, lambda s: jnp.moveaxis(spread(s), -1, axis)
+
+
+def _power_above(x: jax.Array) -> jax.Array:
+    """The smallest power of two that is not below the positive x."""
+    mantissa, exponent = jnp.frexp(x)
+    exponent = jnp.clip(exponent - (mantissa == 0.5), -126, 127)
+    return lax.bitcast_convert_type((exponent + 127).astype(jnp.uint32) << 23, jnp.float32)
+
+
+def _least_error(groups: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
+    """Of 32 shares of `scale`, the one with the least squared error of nearest rounding."""
+    from qtrain.quantize.cast import cast
+
+    def error(factor):
+        s = scale * factor
+        limit = np.float32(fmt.max)
+        inside = jnp.clip(groups / s, -limit, limit)
+        return jnp.sum((cast(inside, fmt) * s - groups) ** 2, axis=-1, keepdims=True)
+
+    factors = np.arange(1, 33, dtype=np.float32) / 32
+    errors = lax.map(error, jnp.asarray(factors))
+    return scale * jnp.asarray(factors)[jnp.argmin(errors, axis=0)]
+
+
