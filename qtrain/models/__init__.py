@@ -1,0 +1,38 @@
+"""Ordinary flax.nnx models; nothing in here knows about quantization."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from flax import nnx
+
+from qtrain.models.alexnet import AlexNet
+from qtrain.models.mlp import Mlp
+from qtrain.models.resnet import CifarResNet, ResNet18
+from qtrain.models.small_cnn import SmallCnn
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": Mlp,
+    "small_cnn": SmallCnn,
+    "resnet20": lambda **settings: CifarResNet(depth=20, **settings),
+    "resnet32": lambda **settings: CifarResNet(depth=32, **settings),
+    "resnet18": ResNet18,
+    "alexnet": AlexNet,
+}
+
+__all__ = ["MODELS", "AlexNet", "CifarResNet", "Mlp", "ResNet18", "SmallCnn", "create"]
+
+
+def create(
+    name: str, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs
+) -> nnx.Module:
+    """A model by name, for images of `in_shape` (height, width, channels).
+
+    Raises:
+      ValueError: no such model; names the nearest ones.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list(MODELS)
+        raise ValueError(f"unknown model {name!r}: did you mean {' or '.join(near)}?")
+    return MODELS[name](num_classes=num_classes, in_shape=in_shape, rngs=rngs)
