@@ -1,0 +1,192 @@
+"""Times the emulated operations against their plain float32 counterparts.
+
+    python scripts/bench.py                 # all cases, a table and results/bench.jsonl
+    python scripts/bench.py --only cast dot # cases whose name contains a word
+    python scripts/bench.py --list
+
+Each case runs the plain and the emulated version in turn, in one process, and reports the
+median of the ratio of neighbours, so that a machine whose speed drifts does not matter.
+Compile time is listed by itself. Nothing here decides whether a test passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+from qtrain.train.host import keep_freed_pages
+
+keep_freed_pages()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import tyro  # noqa: E402
+from jax import lax  # noqa: E402
+
+import qtrain as qt  # noqa: E402
+from qtrain.train.metrics import describe_run  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A pair of functions of the same arguments; donated ones are called as x = f(x)."""
+
+    name: str
+    goal: float | None  # highest ratio aimed at
+    plain: Callable
+    emulated: Callable
+    args: tuple
+    operations: float  # multiply-adds, or elements, per call
+    donate: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Times emulated operations against plain float32 ones."""
+
+    only: tuple[str, ...] = ()  # run the cases whose name contains one of these words
+    list: bool = False  # print the names of the cases and stop
+    rounds: int = 15  # timed pairs per case
+    out: pathlib.Path = pathlib.Path("paper_figs/results/bench.jsonl")  # rows are appended
+
+
+def fp8(seed: int, shape, scale: float = 1.0) -> jax.Array:
+    """Normal values on the grid of e5m2."""
+    x = jax.random.normal(jax.random.key(seed), shape) * scale
+    return x.astype(jnp.float8_e5m2).astype(jnp.float32)
+
+
+def cast_cases() -> Iterator[Case]:
+    """Rounding of 16 Mi float32 in place, against x + 1 in place."""
+    x = jax.random.normal(jax.random.key(0), (1 << 24,))
+    key = jax.random.key(1)
+    for name in ("e5m2", "e4m3fn", "e6m9", "bf16"):
+        fmt = qt.formats.get(name)
+        yield Case(
+            f"cast nearest {name}", 1.5, lambda x: x + 1, lambda x, f=fmt: qt.cast(x, f),
+            (x,), x.size, donate=True,
+        )  # fmt: skip
+        yield Case(
+            f"cast stochastic {name}", 2.5, lambda x: x + 1, lambda x, f=fmt: qt.cast(x, f, key),
+            (x,), x.size, donate=True,
+        )  # fmt: skip
+
+
+def dot_cases() -> Iterator[Case]:
+    """Square products, every addition rounded to (1,6,9), against a plain product."""
+    for n in (512, 1024):
+        a, b = fp8(0, (n, n)), fp8(1, (n, n))
+        for rounding, goal in (("nearest", 6.0), ("stochastic", 10.0)):
+            for chunk in (None, 64):
+                accum = qt.Accumulator("e6m9", chunk, rounding)
+                key = jax.random.key(2)
+                yield Case(
+                    f"dot {n} {rounding} chunk {chunk or n}", goal, jnp.matmul,
+                    lambda a, b, s=accum, k=key: qt.dot(a, b, accum=s, key=k), (a, b), n**3,
+                )  # fmt: skip
+    wide = jax.random.normal(jax.random.key(3), (512, 512))
+    accum = qt.Accumulator("e6m9", 64)
+    yield Case(
+        "dot 512 nearest chunk 64, float32 operands", None, jnp.matmul,
+        lambda a, b: qt.dot(a, b, accum=accum), (wide, wide), 512**3,
+    )  # fmt: skip
+
+
+def conv_cases() -> Iterator[Case]:
+    """A 3x3 convolution with both gradients, against lax."""
+    x, w = fp8(0, (16, 32, 32, 64)), fp8(1, (3, 3, 64, 64), 0.1)
+    error = fp8(2, (16, 32, 32, 64))
+    accum = qt.Accumulator("e6m9", 64)
+    config = qt.DotConfig(forward=accum, input_grad=accum, weight_grad=accum)
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def with_gradients(conv):
+        def run(x, w, error):
+            y, pull = jax.vjp(conv, x, w)
+            return y, *pull(error)
+
+        return run
+
+    yield Case(
+        "conv 3x3 64ch 32x32 batch 16, forward and gradients, chunk 64", 8.0,
+        with_gradients(
+            lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout)
+        ),
+        with_gradients(lambda x, w: qt.conv(x, w, config=config)), (x, w, error),
+        3 * x.size * 9 * 64,
+    )  # fmt: skip
+
+
+def step_cases() -> Iterator[Case]:
+    """A training step of the small CNN, whole recipe against float32."""
+    from qtrain.train.bench import step_pair
+
+    plain, emulated, args = step_pair("wang2018fp8")
+    yield Case("training step, small CNN, wang2018fp8", 5.0, plain, emulated, args, 1.0)
+
+
+def measure(case: Case, rounds: int) -> dict:
+    """Compiles both versions, then times them in turn; times in seconds."""
+    compiled, compile_s = [], []
+    for f in (case.plain, case.emulated):
+        start = time.perf_counter()
+        jitted = jax.jit(f, donate_argnums=(0,) if case.donate else ())
+        compiled.append(jitted.lower(*case.args).compile())
+        compile_s.append(time.perf_counter() - start)
+    state = [jnp.array(x, copy=True) for x in case.args[:1]] if case.donate else None
+    times = ([], [])
+    for r in range(rounds + 2):
+        for f, log in zip(compiled, times, strict=True):
+            start = time.perf_counter()
+            if case.donate:
+                state = [jax.block_until_ready(f(*state))]
+            else:
+                jax.block_until_ready(f(*case.args))
+            if r >= 2:  # the first rounds warm caches and the allocator
+                log.append(time.perf_counter() - start)
+    ratios = [e / p for p, e in zip(*times, strict=True)]
+    quartiles = statistics.quantiles(times[1], n=4)
+    return {
+        "case": case.name,
+        "goal": case.goal,
+        "ratio": statistics.median(ratios),
+        "plain_s": statistics.median(times[0]),
+        "emulated_s": statistics.median(times[1]),
+        "emulated_iqr_s": quartiles[2] - quartiles[0],
+        "operations_per_s": case.operations / statistics.median(times[1]),
+        "share_of_plain_speed": 1 / statistics.median(ratios),
+        "plain_compile_s": compile_s[0],
+        "emulated_compile_s": compile_s[1],
+        "rounds": rounds,
+    }
+
+
+def main(options: Options) -> None:
+    """Runs the chosen cases, prints a row for each and appends it to the result file."""
+    cases = [c for make in (cast_cases, dot_cases, conv_cases, step_cases) for c in make()]
+    cases = [c for c in cases if not options.only or any(w in c.name for w in options.only)]
+    if options.list:
+        print("\n".join(c.name for c in cases))
+        return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{'case':<66}{'ratio':>8}{'goal':>6}{'ms':>9}{'plain ms':>10}{'compile s':>11}")
+    with options.out.open("a") as out:
+        out.write(json.dumps({"run": describe_run()}) + "\n")
+        for case in cases:
+            row = measure(case, options.rounds)
+            out.write(json.dumps(row) + "\n")
+            goal = "" if case.goal is None else f"{case.goal:.1f}"
+            print(
+                f"{case.name:<66}{row['ratio']:>8.2f}{goal:>6}{row['emulated_s'] * 1e3:>9.2f}"
+                f"{row['plain_s'] * 1e3:>10.2f}{row['emulated_compile_s']:>11.2f}",
+                flush=True,
+            )
+    print(f"rows appended to {options.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
