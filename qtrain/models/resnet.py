@@ -27,8 +27,9 @@ class Block(nnx.Module):
         self.norm2 = nnx.BatchNorm(c_out, rngs=rngs)
         self.stride = stride
         self.grow = c_out - c_in
-        self.shortcut = None
-        if not pad_shortcut and (stride != 1 or self.grow):
+        if pad_shortcut or (stride == 1 and c_in == c_out):
+            self.shortcut = None
+        else:
             self.shortcut = nnx.Conv(
                 c_in, c_out, (1, 1), strides=stride, use_bias=False, rngs=rngs
             )
