@@ -28,7 +28,7 @@ import tyro  # noqa: E402
 from jax import lax  # noqa: E402
 
 import qtrain as qt  # noqa: E402
-from qtrain.train.metrics import describe_run  # noqa: E402
+from qtrain.train.metrics import provenance  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +122,24 @@ def conv_cases() -> Iterator[Case]:
 
 
 def step_cases() -> Iterator[Case]:
-    """A training step of the small CNN, whole recipe against float32."""
-    from qtrain.train.bench import step_pair
+    """A training step of the small CNN, whole recipe against float32, same batch."""
+    from qtrain.recipes import wang2018fp8
+    from qtrain.recipes.base import baseline
+    from qtrain.train.data import load
+    from qtrain.train.state import create
+    from qtrain.train.step import train_step
 
-    plain, emulated, args = step_pair("wang2018fp8")
-    yield Case("training step, small CNN, wang2018fp8", 5.0, plain, emulated, args, 1.0)
+    recipe = wang2018fp8.recipe()
+    dataset = load(recipe.data)
+    pairs = [create(r, dataset, seed=0, steps=496) for r in (baseline(recipe), recipe)]
+    (plain, plain_state), (emulated, state) = pairs
+    images, labels = (jnp.asarray(x[: recipe.batch_size]) for x in (dataset.train_x, dataset.train_y))
+    yield Case(
+        f"training step, {recipe.model}, batch {recipe.batch_size}, {recipe.key}", 5.0,
+        lambda old, _, x, y: train_step(plain, old, x, y),
+        lambda _, old, x, y: train_step(emulated, old, x, y),
+        (plain_state, state, images, labels), recipe.batch_size,
+    )  # fmt: skip
 
 
 def measure(case: Case, rounds: int) -> dict:
@@ -175,7 +188,7 @@ def main(options: Options) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{'case':<66}{'ratio':>8}{'goal':>6}{'ms':>9}{'plain ms':>10}{'compile s':>11}")
     with options.out.open("a") as out:
-        out.write(json.dumps({"run": describe_run()}) + "\n")
+        out.write(json.dumps(provenance({"rounds": options.rounds, "only": options.only})) + "\n")
         for case in cases:
             row = measure(case, options.rounds)
             out.write(json.dumps(row) + "\n")

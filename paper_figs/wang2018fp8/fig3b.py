@@ -38,7 +38,7 @@ def data(quick: bool) -> dict:
             "chunked": qt.Accumulator("e6m9", 64),
             "stochastic": qt.Accumulator("e6m9", rounding="stochastic"),
         }
-        sums["float32"].append(float(x[:, :n].sum(1, dtype=np.float64).mean()))
+        sums["float32"].append(float(jnp.sum(jnp.asarray(x[:, :n]), 1).mean()))
         for name, accum in accumulators.items():
             total = qt.dot(jnp.asarray(x[:, :n]), ones, accum=accum, key=key)
             sums[name].append(float(total.mean()))

@@ -74,6 +74,15 @@ class Options:
     """Constant factor on the loss, or "dynamic": halved on overflow, doubled after a quiet time."""
 
 
+ABLATIONS = {  # [wang2018fp8, Figs. 1, 4, 5 and Tables 3, 4], for scripts/sweep.py
+    "full": Options(),
+    "no chunks": Options(accumulate=Accumulate(chunk=1)),
+    "nearest update": Options(update=UpdateOptions(rounding="nearest")),
+    "FP8 last layer": Options(last_layer="fp8"),
+    "no loss scale": Options(loss_scale=1.0),
+}
+
+
 def recipe(options: Options = Options()) -> Recipe:
     """The paper's recipe, with the chosen ingredients changed."""
     named = {"fp16": FP16, "fp8": options.operand}

@@ -73,3 +73,8 @@ def split(mesh: Mesh) -> NamedSharding:
 def place(mesh: Mesh, tree):
     """Puts a pytree of host arrays onto every device; each process passes the same values."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def share(mesh: Mesh, batch):
+    """A host array as one array split over the devices; each process passes the whole batch."""
+    return jax.make_array_from_callback(batch.shape, split(mesh), lambda index: batch[index])

@@ -1,4 +1,4 @@
-"""How a run shows itself: a live bar on a terminal, one plain line per epoch elsewhere."""
+"""How a run shows itself: a live bar on a terminal, elsewhere plain lines now and then."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
+PLAIN_SECONDS = 10.0
+
+
 class Bar:
     """Progress of one run of `total` steps; `report` is called now and then."""
 
     def __init__(
-        self, name: str, *, start: int, total: int, epoch: int, batch: int, quiet: bool = False,
+        self, name: str, *, total: int, epoch: int, batch: int, quiet: bool = False,
         file: TextIO | None = None,
     ):  # fmt: skip
         """`epoch` is its length in steps, `batch` the images per step; `quiet` shows nothing."""
         self._name, self._total, self._epoch, self._batch = name, total, epoch, batch
-        self._last, self._began, self._clock = start, start, time.perf_counter()
+        self._last, self._began, self._clock = 0, 0, time.perf_counter()
+        self._said = self._clock
         self._quiet = quiet
         console = Console(file=file or sys.stdout)
         self._console = console
@@ -30,12 +34,14 @@ class Bar:
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[numbers]}"), console=console,
             )  # fmt: skip
-            self._task = self._live.add_task(name, total=total, completed=start, numbers="compiling")
+            self._task = self._live.add_task(name, total=total, numbers="compiling")
 
     def __enter__(self) -> Self:
         """Starts the live bar."""
         if self._live is not None:
             self._live.start()
+        else:
+            self.say(f"{self._name}  compiling")
         return self
 
     def __exit__(
@@ -45,12 +51,12 @@ class Bar:
         if self._live is not None:
             self._live.stop()
 
-    def compiled(self, step: int) -> None:
-        """Starts the clock of the speed at `step`: what came before was compilation."""
-        self._began, self._clock = step, time.perf_counter()
+    def start_at(self, step: int) -> None:
+        """Starts the clock of the speed: `step` steps are done, the program is compiled."""
+        self._last, self._began, self._clock = step, step, time.perf_counter()
 
     def report(self, step: int, *, loss: float, accuracy: float, overflows: int) -> None:
-        """Shows the state after `step` steps; plain output once per epoch only."""
+        """Shows the state after `step` steps; plain lines at epochs, or after `PLAIN_SECONDS`."""
         if self._quiet:
             return
         seconds = (time.perf_counter() - self._clock) / max(step - self._began, 1)
@@ -61,9 +67,14 @@ class Bar:
             numbers += f"  {overflows} skipped"
         if self._live is not None:
             self._live.update(self._task, completed=step, numbers=numbers)
-        elif step // self._epoch > self._last // self._epoch or step == self._total:
+        elif self._line_due(step):
             self.say(f"{self._name}  step {step}/{self._total}  {numbers}")
+            self._said = time.perf_counter()
         self._last = step
+
+    def _line_due(self, step: int) -> bool:
+        late = time.perf_counter() - self._said > PLAIN_SECONDS
+        return late or step // self._epoch > self._last // self._epoch or step == self._total
 
     def say(self, line: str) -> None:
         """Prints one line, above the bar if there is one."""

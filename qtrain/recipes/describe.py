@@ -1,0 +1,50 @@
+"""A recipe in words: one short text per place, for tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from qtrain.ops import Accumulator
+from qtrain.quantize import Cast
+from qtrain.recipes.base import FIRST, LAST, PLACES, Accumulators, Error, Recipe
+
+_NAMES = {FIRST: "first layer", LAST: "last layer"}
+
+
+def places(recipe: Recipe) -> dict[str, str]:
+    """What each place of the training step does; "float32" where it is left alone."""
+    return {place: _text(getattr(recipe, place)) for place in PLACES}
+
+
+def _text(setting: Any) -> str:
+    if setting is None:
+        return "float32"
+    if isinstance(setting, tuple):  # of At: the rule for all layers first, exceptions after it
+        texts = [(_NAMES.get(at.path, at.path), _text(at.setting)) for at in setting]
+        rest = [text for path, text in texts if path == ".*"]
+        others = [f"{path} {text}" for path, text in texts if path != ".*" and text not in rest]
+        return "; ".join(rest + others)
+    if isinstance(setting, Cast):
+        return _with_rounding(setting.fmt, setting.rounding)
+    if isinstance(setting, Accumulator):
+        chunk = "" if setting.chunk is None else f", chunk {setting.chunk}"
+        return _with_rounding(setting.fmt, setting.rounding) + chunk
+    if isinstance(setting, Error | Accumulators):
+        parts = {f.name: _text(getattr(setting, f.name)) for f in dataclasses.fields(setting)}
+        if len(set(parts.values())) == 1:
+            return next(iter(parts.values()))
+        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in parts.items())
+    return _other(setting)
+
+
+def _other(setting: Any) -> str:
+    """Update and LossScale, and what later places bring: their fields."""
+    fields = dataclasses.asdict(setting)
+    if "fmt" in fields:
+        return _with_rounding(fields["fmt"], fields["rounding"])
+    return f"{fields['init']:g}" + (", dynamic" if fields["dynamic"] else "")
+
+
+def _with_rounding(fmt: str, rounding: str) -> str:
+    return fmt if rounding == "nearest" else f"{fmt} {rounding.replace('_', ' ')}"

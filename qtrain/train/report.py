@@ -1,0 +1,55 @@
+"""What a person sees at the end of a run: a table, and where everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from qtrain.recipes import describe
+from qtrain.recipes.base import Recipe
+from qtrain.train import metrics
+from qtrain.train.data import Dataset
+from qtrain.train.loop import Result
+
+
+def show(recipe: Recipe, dataset: Dataset, results: Sequence[Result], folder: Path) -> None:
+    """Prints formats by place, accuracies, gap and times of the recipe and its baseline."""
+    console = Console(highlight=False)
+    formats = Table(title=f"{recipe.key}: number formats by place", title_justify="left")
+    formats.add_column("place")
+    formats.add_column("format")
+    for place, text in describe.places(recipe).items():
+        formats.add_row(place.replace("_", " "), text)
+    console.print(formats)
+    console.print(outcome(recipe, dataset, results))
+    if len(results) == 2:
+        gap = 100 * (results[1].accuracy - results[0].accuracy)
+        console.print(f"gap to float32: {gap:+.2f} points (positive: float32 is better)")
+        ratio = results[0].step_seconds and results[0].step_seconds / results[1].step_seconds
+        if ratio:
+            console.print(f"emulation costs {ratio:.1f} times the float32 step on this machine")
+    for result in results:
+        console.print(
+            f"{result.key}: metrics {result.folder / metrics.NAME},"
+            f" checkpoint {result.folder / 'checkpoints' / str(result.step)}",
+            soft_wrap=True,
+        )
+
+
+def outcome(recipe: Recipe, dataset: Dataset, results: Sequence[Result]) -> Table:
+    """One row per run."""
+    table = Table(
+        title=f"{recipe.model} on {dataset.name}, {results[0].steps} steps", title_justify="left"
+    )
+    for name in ("run", "test accuracy", "test loss", "ms per step", "compilation", "skipped"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for r in results:
+        speed = "" if r.step_seconds is None else f"{1e3 * r.step_seconds:.1f}"
+        table.add_row(
+            r.key, f"{100 * r.accuracy:.2f} %", f"{r.loss:.4f}", speed,
+            f"{r.compile_seconds:.1f} s", str(r.skipped),
+        )  # fmt: skip
+    return table

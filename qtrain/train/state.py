@@ -1,0 +1,107 @@
+"""What a training run carries from step to step, and how a recipe makes its first state."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from qtrain import models, optim
+from qtrain.nn import RoundingKey, quantize_model
+from qtrain.quantize import fold
+from qtrain.recipes.base import Momentum, Recipe
+from qtrain.recipes.layers import layers
+
+
+class State(NamedTuple):
+    """All arrays of a run; the data order follows from `step`, so it is the data cursor too."""
+
+    step: jax.Array  # int32, steps done
+    params: nnx.State
+    stats: nnx.State  # running statistics and whatever else the model keeps
+    optimizer: optax.OptState
+    key: jax.Array  # uint32 words of the run's PRNG key
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The static side of a run: graphs of the model and the optimizer."""
+
+    train_graph: nnx.GraphDef
+    eval_graph: nnx.GraphDef
+    hooks: nnx.State  # rounding keys of the layers, set anew each step
+    optimizer: optax.GradientTransformationExtraArgs
+    update_fmt: str | None  # grid of the master weights
+    mean: tuple[float, ...]  # of each channel of the images, in 0..1
+    std: tuple[float, ...]
+
+
+def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Program, State]:
+    """Initializes the recipe's model for a `train.data.Dataset` and a run of `steps` steps.
+
+    The same seed gives the same initial weights (before rounding) and data order to every
+    recipe, so that runs differ by their number formats alone.
+
+    Raises:
+      ValueError: unknown model, rules that match no layer, chunks longer than every sum.
+    """
+    shape = dataset.train_x.shape[1:]
+    model = models.create(
+        recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed)
+    )
+    rules = recipe.rules(layers(model, (recipe.batch_size, *shape)))
+    quantize_model(model, rules)
+    model.eval()
+    eval_graph = nnx.split(model)[0]
+    model.train()
+    train_graph, params, hooks, stats = nnx.split(model, nnx.Param, RoundingKey, ...)
+    if recipe.update is not None:
+        params = optim.round_params(params, recipe.update.fmt)
+    transform = optimizer(recipe, steps)
+    program = Program(
+        train_graph, eval_graph, hooks, transform,
+        recipe.update.fmt if recipe.update else None, dataset.mean, dataset.std,
+    )  # fmt: skip
+    key = jax.random.key_data(fold(jax.random.key(seed), "run"))
+    state = State(jnp.zeros((), jnp.int32), params, stats, transform.init(params), key)
+    # nnx shares equal constants between variables; a donated buffer must have one owner
+    return program, jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
+
+
+def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
+    """The recipe's SGD, with its rounding and its loss scale."""
+    settings = recipe.optimizer
+    rate = _schedule(settings, steps)
+    if recipe.update is None:
+        parts = (
+            optax.add_decayed_weights(settings.weight_decay),
+            optax.sgd(rate, momentum=settings.momentum),
+        )
+        inner = optax.chain(*parts)
+    else:
+        inner = optim.sgd(
+            rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
+            fmt=recipe.update.fmt, rounding=recipe.update.rounding,
+        )  # fmt: skip
+    if recipe.loss_scale is None:
+        return optax.with_extra_args_support(inner)
+    return optim.loss_scaled(inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic)
+
+
+def _schedule(settings: Momentum, steps: int) -> optax.ScalarOrSchedule:
+    if settings.schedule == "constant":
+        return settings.lr
+    return optax.cosine_decay_schedule(settings.lr, steps)
+
+
+def loss_scale(state: State) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+    """The loss scale, steps skipped in all, and skipped in a row; None without loss scaling."""
+    found = state.optimizer
+    if not isinstance(found, optim.LossScaleState):
+        return None
+    return found.scale, found.skipped, found.in_a_row

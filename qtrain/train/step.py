@@ -1,0 +1,89 @@
+"""One training step and one evaluation step: pure functions of arrays, for `jax.jit`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from qtrain import optim
+from qtrain.nn import RoundingKey, set_keys
+from qtrain.optim.loss_scale import all_finite
+from qtrain.quantize import fold
+from qtrain.train.data import normalize
+from qtrain.train.state import Program, State, loss_scale
+
+PLACES = ("weights", "outputs of the model", "loss", "gradients")  # in the order of a step
+
+
+def train_step(
+    program: Program, state: State, images: jax.Array, labels: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """Forward, backward, update.
+
+    Args:
+      images: uint8 (N, H, W, C).
+      labels: int32 (N,).
+
+    Returns:
+      The new state, and scalars: loss, accuracy, skipped (in all), in_a_row, loss_scale, and
+      `broken`, the index in PLACES of the first place that is not finite, or -1.
+    """
+    key = fold(jax.random.wrap_key_data(state.key), state.step)
+    scaling = loss_scale(state)
+    scale = 1.0 if scaling is None else scaling[0]
+
+    def scaled_loss(params):
+        hooks = set_keys(program.hooks, key)
+        model = nnx.merge(program.train_graph, params, hooks, state.stats)
+        logits = model(normalize(images, program.mean, program.std))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        stats = nnx.split(model, nnx.Param, RoundingKey, ...)[3]
+        return loss * scale, (loss, logits, stats)
+
+    grads, (loss, logits, stats) = jax.grad(scaled_loss, has_aux=True)(state.params)
+    updates, optimizer = program.optimizer.update(
+        grads, state.optimizer, state.params, key=fold(key, "update")
+    )
+    if program.update_fmt is None:
+        params = optax.apply_updates(state.params, updates)
+    else:
+        params = optim.apply_updates(state.params, updates, program.update_fmt)
+    after = State(state.step + 1, params, stats, optimizer, state.key)
+    gradients = None if scaling else all_finite(grads)  # a loss scale skips these by itself
+    finite = (all_finite(state.params), all_finite(logits), jnp.isfinite(loss), gradients)
+    metrics = {
+        "loss": loss,
+        "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels),
+        "broken": _first_broken(finite),
+        **_scaling(after),
+    }
+    return after, metrics
+
+
+def eval_step(
+    program: Program, params: nnx.State, stats: nnx.State, images: jax.Array, labels: jax.Array
+) -> dict[str, jax.Array]:
+    """Sums over a batch in which labels of -1 are padding: loss, correct."""
+    hooks = set_keys(program.hooks, jax.random.key(0))  # the same bits in each evaluation
+    model = nnx.merge(program.eval_graph, params, hooks, stats)
+    logits = model(normalize(images, program.mean, program.std))
+    real = labels >= 0
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return {
+        "loss": jnp.sum(jnp.where(real, losses, 0)),
+        "correct": jnp.sum((jnp.argmax(logits, -1) == labels) & real),
+    }
+
+
+def _first_broken(finite) -> jax.Array:
+    broken = jnp.stack([jnp.asarray(False) if ok is None else ~ok for ok in finite])
+    return jnp.where(jnp.any(broken), jnp.argmax(broken), -1)
+
+
+def _scaling(state: State) -> dict[str, jax.Array]:
+    found = loss_scale(state)
+    if found is None:
+        return {}
+    return dict(zip(("loss_scale", "skipped", "in_a_row"), found, strict=True))

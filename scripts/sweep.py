@@ -1,0 +1,134 @@
+"""Trains the variants of a recipe that its paper compares, with several seeds each.
+
+    python scripts/sweep.py wang2018fp8                  # 6 variants x 3 seeds, about 10 minutes
+    python scripts/sweep.py wang2018fp8 --seeds 0 --only full float32
+    python scripts/figures.py wang2018fp8                # draws what this wrote
+
+Rows go to paper_figs/results/RECIPE/ablations.jsonl, one per run, as each run ends; a run that is
+there already, from the same configuration, is not repeated.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from qtrain.train.host import keep_freed_pages
+
+keep_freed_pages()  # before JAX allocates anything
+
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+import shutil  # noqa: E402
+import tempfile  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import tyro  # noqa: E402
+
+from qtrain import recipes  # noqa: E402
+from qtrain.recipes.base import Recipe, baseline  # noqa: E402
+from qtrain.recipes.config import to_json  # noqa: E402
+
+RESULTS = Path(__file__).resolve().parent.parent / "paper_figs" / "results"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which runs, on what."""
+
+    recipe: tyro.conf.Positional[str]
+    """Key of the recipe, e.g. wang2018fp8."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    only: tuple[str, ...] = ()
+    """Names of the variants to run; default: all."""
+    model: str | None = None
+    data: str | None = None
+    data_dir: Path | None = None
+    epochs: int | None = None
+    out: Path | None = None
+    """File of the results; default: paper_figs/results/RECIPE/ablations.jsonl."""
+
+
+def variants(options: Options) -> dict[str, Recipe]:
+    """The recipe's ablations by name, and float32.
+
+    Raises:
+      ValueError: the recipe has none, or `only` names one that does not exist.
+    """
+    module = recipes.get(options.recipe)
+    if not hasattr(module, "ABLATIONS"):
+        raise ValueError(f"{options.recipe} has no ablations to sweep over")
+    given = ("model", "data", "epochs")
+    changes = {n: v for n in given if (v := getattr(options, n)) is not None}
+    found = {
+        name: dataclasses.replace(module.recipe(chosen), **changes)
+        for name, chosen in module.ABLATIONS.items()
+    }
+    found["float32"] = baseline(found["full"])
+    if unknown := [name for name in options.only if name not in found]:
+        raise ValueError(f"no variant {', '.join(unknown)}: choose from {', '.join(found)}")
+    return {name: r for name, r in found.items() if not options.only or name in options.only}
+
+
+def main(options: Options) -> None:
+    """Trains what is missing in the result file."""
+    from qtrain.train.data import load
+
+    out = options.out or RESULTS / options.recipe / "ablations.jsonl"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    chosen = variants(options)
+    dataset = load(next(iter(chosen.values())).data, options.data_dir)
+    done = {(row["variant"], row["seed"]): row for row in _rows(out)}
+    for seed in options.seeds:
+        for name, recipe in chosen.items():
+            before = done.get((name, seed))
+            if before is not None and before["recipe"] == to_json(recipe):
+                print(f"{name}, seed {seed}: {_percent(before)} (already in {out.name})")
+                continue
+            row = _train(name, recipe, dataset, seed)
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{name}, seed {seed}: {_percent(row)}", flush=True)
+    print(f"results in {out}")
+
+
+def _train(name: str, recipe: Recipe, dataset, seed: int) -> dict:
+    """One run, as one row."""
+    from qtrain.train import metrics
+    from qtrain.train.loop import NotFinite, Settings, fit
+
+    folder = Path(tempfile.mkdtemp(prefix="sweep-"))
+    try:
+        try:
+            result = fit(recipe, dataset, Settings(folder=folder, seed=seed))
+            outcome = {"accuracy": result.accuracy, "loss": result.loss, "skipped": result.skipped,
+                       "step_seconds": result.step_seconds}  # fmt: skip
+        except NotFinite as error:  # an ablation may fail: that is its result
+            print(error, file=sys.stderr)
+            outcome = {"accuracy": None, "loss": None, "stopped": str(error)}
+        rows = list(metrics.read(folder / metrics.NAME))
+        about = {k: v for k, v in rows[0].items() if k not in ("kind", "step", "config")}
+        return {
+            "variant": name, "seed": seed, **outcome,
+            "curve": [[r["step"], r["accuracy"]] for r in rows if r["kind"] == "eval"],
+            "train_loss": [[r["step"], r["loss"]] for r in rows if r["kind"] == "train"][::10],
+            "recipe": to_json(recipe), **about,
+        }  # fmt: skip
+    finally:
+        shutil.rmtree(folder)
+
+
+def _percent(row: dict) -> str:
+    return "stopped" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %"
+
+
+def _rows(path: Path) -> Iterator[dict]:
+    if path.exists():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,178 @@
+"""Trains a model by a recipe, beside the same model in float32.
+
+    python scripts/train.py wang2018fp8                          # everything as in the paper
+    python scripts/train.py wang2018fp8 --accumulate.chunk 1     # without chunks
+    python scripts/train.py wang2018fp8 --update.rounding nearest --epochs 2
+    python scripts/train.py wang2018fp8 --model resnet20 --data cifar10 --data-dir DIR
+    python scripts/train.py wang2018fp8 --resume                 # go on where the last run stopped
+    python scripts/train.py wang2018fp8 --mesh data=8            # eight devices
+
+Recipes:
+"""
+
+from __future__ import annotations
+
+import sys
+
+from qtrain.train.host import keep_freed_pages
+
+keep_freed_pages()  # before JAX allocates anything
+
+import dataclasses  # noqa: E402
+import shlex  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
+
+import tyro  # noqa: E402
+
+from qtrain import recipes  # noqa: E402
+
+RUNS = Path("runs")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """SGD with momentum; what is left out is the recipe's."""
+
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    """constant, or cosine: down to zero at the last step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is trained, and how the run is carried out."""
+
+    model: str | None = None
+    """mlp, small_cnn, resnet20, resnet32, resnet18 or alexnet."""
+    data: str | None = None
+    """fashion-mnist-8k (comes with qtrain), fashion-mnist, mnist or cifar10."""
+    data_dir: Path | None = None
+    """Folder of the data sets that do not come with qtrain; default $QTRAIN_DATA."""
+    epochs: int | None = None
+    batch_size: int | None = None
+    optimizer: Optimizer = Optimizer()
+    steps: int | None = None
+    """Stop after so many steps instead of after the epochs."""
+    seed: int = 0
+    with_: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = ()
+    """Further recipes, which fill other places of the training step."""
+    baseline: bool = True
+    """Train the same model in float32 as well."""
+    out: Path | None = None
+    """Folder of the results; default: runs/RECIPE/001 or the next free number."""
+    resume: bool = False
+    """Go on with the run in --out, or with the last one."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; default: each epoch."""
+    mesh: str = "data=1"
+    """Devices that share each batch; on CPU, as many as asked for are made."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes share the mesh."""
+    processes: int = 1
+    process_id: int = 0
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line, trains, reports; returns the exit status."""
+    titles = recipes.titles()
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__ + "\n".join(f"    {key:<14}{title}" for key, title in titles.items()))
+        print("\n`python scripts/train.py RECIPE --help` lists what a recipe lets you change.")
+        return 0
+    try:
+        module = recipes.get(argv[0])
+        options, run = _parse(module, argv)
+        return _train(module, options, run, argv)
+    except (ValueError, OSError) as error:
+        message = str(error) or type(error).__name__
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        return 1
+
+
+def _parse(module: Any, argv: list[str]) -> tuple[Any, Run]:
+    """The recipe's own options and the common ones, from one flat list of flags."""
+    flat = tyro.conf.arg(name="")
+    command = dataclasses.make_dataclass(
+        "Command",
+        [
+            ("options", Annotated[module.Options, flat], module.Options()),
+            ("run", Annotated[Run, flat], Run()),
+        ],
+        frozen=True,
+    )
+    found = tyro.cli(
+        command, args=argv[1:], prog=f"train.py {argv[0]}", description=module.__doc__,
+    )  # fmt: skip
+    return found.options, found.run
+
+
+def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
+    from qtrain.recipes.base import baseline, merge
+    from qtrain.train import mesh, report
+    from qtrain.train.data import load
+    from qtrain.train.loop import Settings, fit
+
+    devices = mesh.parse(run.mesh)
+    mesh.start(
+        devices, coordinator=run.coordinator, processes=run.processes, process_id=run.process_id
+    )
+    recipe = module.recipe(options)
+    for key in run.with_:
+        recipe = merge(recipe, recipes.get(key).recipe())
+    recipe = _changed(recipe, run)
+    dataset = load(recipe.data, run.data_dir)
+    folder = _folder(run, recipe.key)
+    chosen = [recipe] + ([baseline(recipe)] if run.baseline and recipe.places() else [])
+    results = []
+    for one in chosen:
+        settings = Settings(
+            folder=folder / one.key, seed=run.seed, steps=run.steps, devices=devices,
+            resume=run.resume, checkpoint_every=run.checkpoint_every,
+        )  # fmt: skip
+        results.append(fit(one, dataset, settings))
+        if results[-1].interrupted:
+            command = shlex.join(["python", "scripts/train.py", *_again(argv, folder)])
+            print(f"stopped at step {results[-1].step} of {one.key}; go on with\n    {command}")
+            return 130
+    if run.process_id == 0:
+        report.show(recipe, dataset, results, folder)
+    return 0
+
+
+def _changed(recipe: Any, run: Run) -> Any:
+    """The recipe with what the command line says about model, data and schedule."""
+    given = lambda x: {k: v for k, v in dataclasses.asdict(x).items() if v is not None}  # noqa: E731
+    optimizer = dataclasses.replace(recipe.optimizer, **given(run.optimizer))
+    names = ("model", "data", "epochs", "batch_size")
+    changes = {name: value for name, value in given(run).items() if name in names}
+    return dataclasses.replace(recipe, optimizer=optimizer, **changes)
+
+
+def _folder(run: Run, key: str) -> Path:
+    """Where the run lives: a new folder, or an old one that is resumed."""
+    if run.out is None and run.processes > 1:
+        raise ValueError("several processes need --out, the same for all")
+    base = RUNS / key
+    old = sorted(p for p in base.glob("[0-9][0-9][0-9]") if p.is_dir())
+    if run.resume:
+        if run.out is None and not old:
+            raise ValueError(f"nothing to resume: there is no run in {base}; leave out --resume")
+        return run.out or old[-1]
+    if run.out is None:
+        return base / f"{int(old[-1].name) + 1 if old else 1:03d}"
+    if run.process_id == 0 and run.out.is_dir() and any(run.out.iterdir()):
+        raise ValueError(f"{run.out} is not empty: add --resume to go on, or choose another --out")
+    return run.out
+
+
+def _again(argv: list[str], folder: Path) -> list[str]:
+    """The same command, resuming in `folder`."""
+    kept = [word for word in argv if word != "--resume"]
+    return kept + ([] if "--out" in kept else ["--out", str(folder)]) + ["--resume"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
