@@ -32,8 +32,9 @@ def extent(x: jax.Array) -> Extent:
     over = tuple(range(x.ndim))
     largest = lax.reduce(bits, np.uint32(0), lax.max, over)
     smallest = lax.reduce(bits - 1, np.uint32(0xFFFFFFFF), lax.min, over) + 1  # skips zeros
-    used = lax.reduce(bits, np.uint32(1 << 23), lax.bitwise_or, over)
-    lowest = used & (~used + np.uint32(1))
+    held = bits | np.uint32(1 << 23)
+    # of each value's last set bit; not an or-reduction, which CPU devices cannot do together
+    lowest = lax.reduce(held & (~held + np.uint32(1)), np.uint32(1 << 23), lax.min, over)
     significand = jnp.int32(24) - (jnp.int32(31) - lax.clz(lowest).astype(jnp.int32))
     exponent = jnp.maximum(smallest >> 23, 1).astype(jnp.int32) - 127
     return Extent(
