@@ -122,7 +122,12 @@ class _Run:
     def _open(self, config: dict[str, Any]) -> None:
         """Reads the last checkpoint, if there is one to resume, and opens the metrics."""
         folder, main = self.settings.folder, jax.process_index() == 0
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"cannot write results to {folder}: {error.strerror}; choose another --out"
+            ) from None
         self.checkpoints = Checkpoints(folder / "checkpoints", config)
         self.bar = Bar(
             self.recipe.key, total=self.steps, epoch=self.epoch,

@@ -1,0 +1,166 @@
+"""A run from its first to its last step: what it writes, how it stops, how it goes on."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+from train import tiny
+
+from qtrain.recipes.base import LossScale
+from qtrain.train import metrics
+from qtrain.train.loop import NotFinite, Settings, _Run, fit
+
+
+def rows(folder, *kinds):
+    return [r for r in metrics.read(folder / metrics.NAME) if r["kind"] in kinds]
+
+
+def lines(folder):
+    """The rows that must not depend on the clock, as they are on disk."""
+    text = (folder / metrics.NAME).read_text().splitlines()
+    return [line for line in text if json.loads(line)["kind"] in ("train", "eval")]
+
+
+def weights(folder):
+    """Bytes of every file of the last checkpoint's arrays, by orbax's own reader."""
+    import orbax.checkpoint as ocp
+
+    last = max((folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        state = reader.restore(
+            last.absolute(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        ).state
+    return [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of 12 steps."""
+    folder = tmp_path_factory.mktemp("whole")
+    return fit(tiny.fp8(), tiny.dataset(), Settings(folder=folder, quiet=True))
+
+
+def interrupt_at(monkeypatch, step):
+    """Sends SIGINT in the middle of that step."""
+    advance = _Run.advance
+
+    def interrupted(run):
+        if run.step == step - 1:
+            signal.raise_signal(signal.SIGINT)
+        advance(run)
+
+    monkeypatch.setattr(_Run, "advance", interrupted)
+
+
+def test_record(whole):
+    """The metrics file: a header, a row per step, an evaluation per epoch, times apart."""
+    assert (whole.step, whole.steps, whole.interrupted) == (12, 12, False)
+    header = next(metrics.read(whole.folder / metrics.NAME))
+    assert header["config"]["recipe"]["key"] == "wang2018fp8"
+    assert {"commit", "versions", "device", "time"} <= header.keys()
+    assert [r["step"] for r in rows(whole.folder, "train")] == list(range(1, 13))
+    evaluations = rows(whole.folder, "eval")
+    assert [r["step"] for r in evaluations] == [6, 12]
+    assert evaluations[-1]["accuracy"] == whole.accuracy
+    assert whole.step_seconds > 0
+
+
+def test_learns(whole):
+    """Two epochs are enough to see the loss fall on lines that a linear model can tell apart."""
+    losses = [r["loss"] for r in rows(whole.folder, "train")]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_same_seed_same_bits(whole, tmp_path):
+    """Kills: key = fold(..., state.step) -> an unseeded key in train/step.py."""
+    fit(tiny.fp8(), tiny.dataset(), Settings(folder=tmp_path, quiet=True))
+    assert lines(tmp_path) == lines(whole.folder)
+
+
+def test_other_seed_other_bits(whole, tmp_path):
+    fit(tiny.fp8(), tiny.dataset(), Settings(folder=tmp_path, seed=1, steps=2, quiet=True))
+    assert lines(tmp_path)[0] != lines(whole.folder)[0]
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 9], ids=lambda s: f"after-{s}")
+def test_interrupt_and_resume(whole, tmp_path, monkeypatch, step):
+    """Ctrl-C in an epoch or at its end, then --resume: same metrics, same state, bit for bit.
+
+    Kills: `index = self._order[place * size :` -> `index = self._order[0 :` in train/loop.py.
+    """
+    settings = Settings(folder=tmp_path, quiet=True)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        stopped = fit(tiny.fp8(), tiny.dataset(), settings)
+    assert (stopped.interrupted, stopped.step) == (True, step)
+    resumed = fit(tiny.fp8(), tiny.dataset(), dataclasses.replace(settings, resume=True))
+    assert lines(tmp_path) == lines(whole.folder)
+    for a, b in zip(weights(tmp_path), weights(whole.folder), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert resumed.accuracy == whole.accuracy
+
+
+def test_resume_after_the_end(whole, tmp_path, monkeypatch):
+    """Nothing is trained and no row is added, but the accuracy is reported."""
+    settings = Settings(folder=whole.folder, resume=True, quiet=True)
+    before = lines(whole.folder)
+    again = fit(tiny.fp8(), tiny.dataset(), settings)
+    assert again.accuracy == whole.accuracy
+    assert again.step_seconds is None
+    assert lines(whole.folder) == before
+
+
+def test_resume_with_other_settings(whole):
+    with pytest.raises(ValueError, match=r"seed: 0 -> 3"):
+        fit(tiny.fp8(), tiny.dataset(), Settings(folder=whole.folder, seed=3, resume=True, quiet=True))
+
+
+def test_resume_of_nothing_starts_anew(tmp_path, capsys):
+    fit(tiny.float32(), tiny.dataset(), Settings(folder=tmp_path, steps=1, resume=True))
+    assert "no checkpoint was saved yet" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    with pytest.raises(NotFinite, match=r"^step \d+ of float32: .* not finite .*--optimizer\.lr"):
+        fit(tiny.diverging(), tiny.dataset(), Settings(folder=tmp_path, quiet=True))
+    assert rows(tmp_path, "stop")[0]["place"] in ("outputs of the model", "loss", "gradients", "weights")
+
+
+def test_a_hopeless_loss_scale_stops(tmp_path):
+    recipe = tiny.fp8(epochs=20, loss_scale=LossScale(init=3e38))
+    with pytest.raises(NotFinite, match=r"gradients not finite in 50 steps in a row at loss scale 3e\+38"):
+        fit(recipe, tiny.dataset(), Settings(folder=tmp_path, quiet=True))
+
+
+def test_a_dynamic_loss_scale_recovers(tmp_path):
+    """It halves from 2^100 until the gradients fit (some 80 steps), and says how many it skipped."""
+    recipe = tiny.fp8(epochs=20, update=None, loss_scale=LossScale(init=2.0**40, dynamic=True))
+    result = fit(recipe, tiny.dataset(), Settings(folder=tmp_path, quiet=True))
+    steps = rows(tmp_path, "train")
+    assert 0 < result.skipped < 40
+    assert steps[-1]["loss_scale"] == 2.0 ** (40 - result.skipped)
+    assert steps[result.skipped]["loss"] != steps[-1]["loss"]
+
+
+def test_batch_larger_than_the_data(tmp_path):
+    with pytest.raises(ValueError, match="batch size 100 is more than the 96 training images of tiny"):
+        fit(tiny.fp8(batch_size=100), tiny.dataset(), Settings(folder=tmp_path, quiet=True))
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write results to .*file/run.*choose another --out"):
+        fit(tiny.fp8(), tiny.dataset(), Settings(folder=tmp_path / "file" / "run", quiet=True))
+
+
+def test_images_of_one_evaluation_batch_are_padded(tmp_path):
+    """20 test images in batches of 500: the 480 padded ones must not count.
+
+    Kills: `& real` -> `` in train/step.py.
+    """
+    result = fit(tiny.float32(), tiny.dataset(), Settings(folder=tmp_path, steps=1, quiet=True))
+    assert 0 <= result.accuracy <= 1
+    assert (result.accuracy * 20) == round(result.accuracy * 20)
