@@ -18,7 +18,7 @@ import time
 import matplotlib as mpl
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -78,18 +78,24 @@ def make(module, quick: bool, out: pathlib.Path = OUT) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     width = WIDTHS[module.WIDTH]
     with mpl.rc_context({**mpl.rcParamsDefault, **SETTINGS, "backend": "agg"}):
-        figure, axes = plt.subplots(1, getattr(module, "PANELS", 1), figsize=(width, _height(module)))
+        figure, axes = plt.subplots(
+            1, getattr(module, "PANELS", 1), figsize=(width, _height(module))
+        )
         found = module.data(quick)
         module.draw(found, axes)
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         figure.savefig(folder / f"{name}.png", metadata={"Software": None})
         plt.close(figure)
-    (folder / f"{name}.json").write_text(json.dumps(_sidecar(module, quick, found), indent=1) + "\n")
+    (folder / f"{name}.json").write_text(
+        json.dumps(_sidecar(module, quick, found), indent=1) + "\n"
+    )
     return folder / f"{name}.png"
 
 
 def _height(module) -> float:
-    return WIDTHS[module.WIDTH] / getattr(module, "PANELS", 1) * GOLDEN * getattr(module, "TALL", 1.0)
+    return (
+        WIDTHS[module.WIDTH] / getattr(module, "PANELS", 1) * GOLDEN * getattr(module, "TALL", 1.0)
+    )
 
 
 def _sidecar(module, quick: bool, found: dict) -> dict:
@@ -124,7 +130,9 @@ def main(module_name: str) -> None:
     """Command line of a figure script: `python paper_figs/<paper>/<figure>.py [--quick]`."""
     module = sys.modules[module_name]
     parser = argparse.ArgumentParser(description=module.__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer points, seconds instead of minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer points, seconds instead of minutes"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=OUT, help="folder for the figures")
     options = parser.parse_args()
     start = time.perf_counter()

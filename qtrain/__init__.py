@@ -31,7 +31,9 @@ def __getattr__(name: str) -> object:
     """Imports the module behind a public name; AttributeError names what is missing."""
     module = name if name in _MODULES else _NAMES.get(name)
     if module is None:
-        raise AttributeError(f"module 'qtrain' has no attribute {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'qtrain' has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
     try:
         loaded = importlib.import_module(f"qtrain.{module}")
     except ModuleNotFoundError as error:

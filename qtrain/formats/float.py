@@ -43,7 +43,9 @@ class Float:
         if self.top not in ("ieee", "fn", "fnuz", "finite"):
             raise ValueError(f"top must be ieee, fn, fnuz or finite, not {self.top!r}")
         if self.top == "fn" and self.exp + self.man < 3:
-            raise ValueError(f"{self.exp}+{self.man} bits leave no number beside the NaN: use finite")
+            raise ValueError(
+                f"{self.exp}+{self.man} bits leave no number beside the NaN: use finite"
+            )
         if self.bias == self._default_bias:  # one object per format: equal ones hash alike
             object.__setattr__(self, "bias", None)
         if self.emax > 127 or self.emin - self.man < -149:
@@ -153,7 +155,11 @@ class Float:
         """
         sign = self.num_codes // 2 if math.copysign(1, value) < 0 else 0
         if math.isnan(value):
-            codes = range(self.num_codes // 2, self.num_codes) if self.top == "fnuz" else range(sign or self.num_codes // 2)
+            codes = (
+                range(self.num_codes // 2, self.num_codes)
+                if self.top == "fnuz"
+                else range(sign or self.num_codes // 2)
+            )
             found = next((c for c in codes if math.isnan(self.decode(c))), None)
         elif math.isinf(value):
             found = sign + self._largest_code + 1 if self.top == "ieee" else None

@@ -7,7 +7,8 @@ from flax import nnx
 
 class AlexNet(nnx.Module):
     """Five convolutions and three dense layers, for images of about 224x224; no dropout, so
-    that runs in different formats differ by the formats alone."""
+    that runs in different formats differ by the formats alone.
+    """
 
     def __init__(self, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs):
         """`in_shape` is (height, width, channels), at least 63x63."""

@@ -30,9 +30,7 @@ class Block(nnx.Module):
         if pad_shortcut or (stride == 1 and c_in == c_out):
             self.shortcut = None
         else:
-            self.shortcut = nnx.Conv(
-                c_in, c_out, (1, 1), strides=stride, use_bias=False, rngs=rngs
-            )
+            self.shortcut = nnx.Conv(c_in, c_out, (1, 1), strides=stride, use_bias=False, rngs=rngs)
             self.shortcut_norm = nnx.BatchNorm(c_out, rngs=rngs)
 
     def __call__(self, x):

@@ -7,7 +7,8 @@ from flax import nnx
 
 class SmallCnn(nnx.Module):
     """Two 3x3 convolutions with 2x2 max-pooling, two dense layers; about 1.1 M multiply-adds
-    per 28x28 image."""
+    per 28x28 image.
+    """
 
     def __init__(self, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs):
         """`in_shape` is (height, width, channels)."""

@@ -57,7 +57,8 @@ def add_narrow(a: jax.Array, b: jax.Array, fmt: Float, rounding: str, word=None)
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
     """The float32 product, rounded by itself: the select keeps compilers from fusing it
-    with the following addition, which would change its bits."""
+    with the following addition, which would change its bits.
+    """
     p = a * b
     return jnp.where(p == p, p, jnp.float32(jnp.nan))
 
@@ -71,8 +72,9 @@ def _f32(x):
 
 
 def _sum_to_odd(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a + b rounded to odd in float32: rounding that to 22 bits or fewer, by any rule, gives
-    what rounding the exact sum would [boldo2008odd, Thm. 3]. TwoSum gives the residual."""
+    """A + b rounded to odd in float32: rounding that to 22 bits or fewer, by any rule, gives
+    what rounding the exact sum would [boldo2008odd, Thm. 3]. TwoSum gives the residual.
+    """
     total = a + b
     rest = total - a
     error = (a - (total - rest)) + (b - rest)

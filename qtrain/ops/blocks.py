@@ -23,7 +23,8 @@ _PARALLEL = 1 << 14  # running sums per pass below which threads cost more than 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """K = chunks * chunk; a chunk is padded to blocks * unroll additions; `side` chunks run
-    side by side, in `groups` passes; `chain` chunk sums are added per step of the last loop."""
+    side by side, in `groups` passes; `chain` chunk sums are added per step of the last loop.
+    """
 
     chunk: int
     chunks: int
@@ -59,7 +60,8 @@ def plan_loops(outputs: int, k: int, chunk: int | None, exact: bool) -> Plan:
 
 def _unroll(sums: int, exact: bool) -> int:
     """Additions per pass: few, so that the processor overlaps many short dependency chains,
-    but more where a pass is too short to pay for its launch."""
+    but more where a pass is too short to pay for its launch.
+    """
     unroll = 2 if sums >= 1 << 17 else 4 if sums >= 1 << 15 else 16
     return max(1, unroll // 4) if exact else unroll
 
@@ -120,7 +122,8 @@ def _take(blocks, i):
 
 
 def _next(i: jax.Array) -> jax.Array:
-    """i + 1, by way of a sort on CPU: since jaxlib 0.11 a loop without such an instruction
-    is compiled for one thread only (XLA's small-while-loop-hoisting pass)."""
+    """I + 1, by way of a sort on CPU: since jaxlib 0.11 a loop without such an instruction
+    is compiled for one thread only (XLA's small-while-loop-hoisting pass).
+    """
     through_sort = lambda i: lax.sort(jnp.stack([i + 1, jnp.int32(2**31 - 1)]))[0]  # noqa: E731
     return lax.platform_dependent(i, cpu=through_sort, default=lambda i: i + 1)

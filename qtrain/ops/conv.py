@@ -231,7 +231,8 @@ def _weight_gradient(x, error, shape, window: _Window, config: DotConfig, key):
 
 def _patches(x, kernel: tuple[int, ...], window: _Window, *, k_first: bool):
     """What each output sees: (groups, kernel * Cin / groups, N * out) or its transpose,
-    the one or the other laid out contiguously."""
+    the one or the other laid out contiguously.
+    """
     zero = jnp.zeros((), x.dtype)
     config = [
         (lo, hi, d - 1) for (lo, hi), d in zip(window.padding, window.lhs_dilation, strict=True)

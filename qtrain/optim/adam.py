@@ -30,7 +30,7 @@ def adam(
     fmt: str = "e6m9",
     rounding: Rounding = "stochastic",
 ) -> optax.GradientTransformationExtraArgs:
-    """mu <- Q(b1 mu + (1 - b1) g);  nu <- Q(b2 nu + (1 - b2) g^2);  w <- Q(w - learning_rate d).
+    """Mu <- Q(b1 mu + (1 - b1) g);  nu <- Q(b2 nu + (1 - b2) g^2);  w <- Q(w - learning_rate d).
 
     d = mu' / (sqrt(nu') + eps) + weight_decay w is computed in float32 from the moments without
     bias, mu' = mu / (1 - b1^t) and nu' = nu / (1 - b2^t). The decay is decoupled

@@ -41,7 +41,8 @@ def round_params(params: Tree, fmt: Float | str) -> Tree:
 def apply_updates(params: Tree, updates: Tree, fmt: Float | str) -> Tree:
     """`optax.apply_updates`, ending on the grid of `fmt`: exactly on the weights that `updates`
     were computed from. params + updates alone may miss them by one float32 ulp, where a weight
-    jumps by a factor of more than 2^(22 - man); rounding takes that ulp away again."""
+    jumps by a factor of more than 2^(22 - man); rounding takes that ulp away again.
+    """
     return round_params(optax.apply_updates(params, updates), fmt)
 
 
@@ -53,7 +54,9 @@ def check(fmt: str, rounding: Rounding) -> Float:
     """
     found = formats.get(fmt)
     if not isinstance(found, Float) or found.man > 21:
-        raise ValueError(f"cannot update weights in {fmt}: a float of at most 21 mantissa bits is needed")
+        raise ValueError(
+            f"cannot update weights in {fmt}: a float of at most 21 mantissa bits is needed"
+        )
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"unknown rounding {rounding!r}: nearest or stochastic")
     return found

@@ -40,7 +40,9 @@ def loss_scaled(
     if not 0 < init < float("inf"):
         raise ValueError(f"the loss scale must be positive and finite, not {init}")
     if factor <= 1 or interval < 1:
-        raise ValueError(f"factor must be above 1 and interval at least 1, not {factor}, {interval}")
+        raise ValueError(
+            f"factor must be above 1 and interval at least 1, not {factor}, {interval}"
+        )
     inner = optax.with_extra_args_support(inner)
 
     def begin(params):

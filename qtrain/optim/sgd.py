@@ -26,7 +26,7 @@ def sgd(
     fmt: str = "e6m9",
     rounding: Rounding = "stochastic",
 ) -> optax.GradientTransformationExtraArgs:
-    """g <- Q(g + weight_decay w);  v <- Q(g + momentum v);  w <- Q(w - learning_rate v).
+    """G <- Q(g + weight_decay w);  v <- Q(g + momentum v);  w <- Q(w - learning_rate v).
 
     Q rounds to `fmt`. The weights themselves are the master copy: start from `round_params`,
     and go on by `apply_updates`, which ends on the same grid.

@@ -32,9 +32,7 @@ class Cast:
     def __post_init__(self) -> None:
         formats.get(self.fmt)
         if self.rounding not in ROUNDINGS:
-            raise ValueError(
-                f"unknown rounding {self.rounding!r}: one of {', '.join(ROUNDINGS)}"
-            )
+            raise ValueError(f"unknown rounding {self.rounding!r}: one of {', '.join(ROUNDINGS)}")
 
     @property
     def needs_key(self) -> bool:

@@ -78,7 +78,7 @@ def _shift_right(x, by):
 
 
 def _round(significand, shift, rounding: str, random, odd):
-    """i or i + 1; where nothing is dropped (shift <= 0), the significand itself."""
+    """I or i + 1; where nothing is dropped (shift <= 0), the significand itself."""
     drop = jnp.clip(shift, 0, 31)  # beyond 24 bits all of the significand is below one half
     down = significand >> drop.astype(jnp.uint32)
     rest = significand - (down << drop.astype(jnp.uint32))

@@ -66,7 +66,7 @@ class Scale:
         return restore(scale)
 
     def _grouped(self, x: jax.Array):
-        """x as (..., values that share a scale), and how to spread one scale over each."""
+        """X as (..., values that share a scale), and how to spread one scale over each."""
         if self.axis is None:
             return x.reshape(1, -1), lambda s: s.reshape((1,) * x.ndim)
         if not -x.ndim <= self.axis < x.ndim:
@@ -107,5 +107,3 @@ def _least_error(groups: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
     factors = np.arange(1, 33, dtype=np.float32) / 32
     errors = lax.map(error, jnp.asarray(factors))
     return scale * jnp.asarray(factors)[jnp.argmin(errors, axis=0)]
-
-

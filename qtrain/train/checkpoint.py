@@ -88,7 +88,9 @@ class Checkpoints:
         """Steps with a folder of their own, newest first."""
         if not self.folder.is_dir():
             return []
-        return sorted((int(p.name) for p in self.folder.iterdir() if p.name.isdigit()), reverse=True)
+        return sorted(
+            (int(p.name) for p in self.folder.iterdir() if p.name.isdigit()), reverse=True
+        )
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -97,7 +99,9 @@ def _hashes(folder: Path) -> dict[str, str]:
     out = {}
     for path in files:
         with path.open("rb") as file:
-            out[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            out[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                file, "sha256"
+            ).hexdigest()
     return out
 
 

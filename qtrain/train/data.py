@@ -116,7 +116,9 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         raise ValueError(f"unknown data set {name!r}: {hint}There are {', '.join(known)}")
     files = {file: _find(name, file, data_dir) for file in SETS[name].pins}
     contents = {file: read(name, file, path) for file, path in files.items()}
-    return _dataset(name, *(_cifar if name == "cifar10" else _idx)(contents, SETS[name].image_shape))
+    return _dataset(
+        name, *(_cifar if name == "cifar10" else _idx)(contents, SETS[name].image_shape)
+    )
 
 
 def order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -140,7 +142,9 @@ def read(name: str, file: str, path: Path) -> bytes:
     Raises:
       ValueError: it cannot be decompressed, or is not the pinned content.
     """
-    remedy = f"delete it and run: python scripts/fetch_data.py {name} --data-dir {path.parent.parent}"
+    remedy = (
+        f"delete it and run: python scripts/fetch_data.py {name} --data-dir {path.parent.parent}"
+    )
     try:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -193,13 +197,21 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
 def _idx(contents: Mapping[str, bytes], shape: tuple[int, int, int]) -> list[np.ndarray]:
     """The IDX format: a header of 16 bytes before images, 8 before labels."""
     flat = [np.frombuffer(content, np.uint8) for content in contents.values()]
-    return [flat[0][16:].reshape(-1, *shape), flat[1][8:], flat[2][16:].reshape(-1, *shape), flat[3][8:]]
+    return [
+        flat[0][16:].reshape(-1, *shape),
+        flat[1][8:],
+        flat[2][16:].reshape(-1, *shape),
+        flat[3][8:],
+    ]
 
 
 def _cifar(contents: Mapping[str, bytes], shape: tuple[int, int, int]) -> list[np.ndarray]:
     """Rows of one label byte and 3072 bytes of pixels, channel first."""
     height, width, channels = shape
-    rows = [np.frombuffer(c, np.uint8).reshape(-1, 1 + height * width * channels) for c in contents.values()]
+    rows = [
+        np.frombuffer(c, np.uint8).reshape(-1, 1 + height * width * channels)
+        for c in contents.values()
+    ]
     parts = []
     for part in (np.concatenate(rows[:-1]), rows[-1]):
         pixels = part[:, 1:].reshape(-1, channels, height, width)
@@ -213,7 +225,9 @@ def _dataset(name: str, train_x, train_y, test_x, test_y) -> Dataset:
     counts = [np.bincount(train_x[..., c].ravel(), minlength=256) for c in range(channels)]
     level = np.arange(256) / 255
     mean = [float(level @ c / c.sum()) for c in counts]
-    std = [float(np.sqrt((level - m) ** 2 @ c / c.sum())) for c, m in zip(counts, mean, strict=True)]
+    std = [
+        float(np.sqrt((level - m) ** 2 @ c / c.sum())) for c, m in zip(counts, mean, strict=True)
+    ]
     return Dataset(
         name=name, train_x=train_x, train_y=train_y.astype(np.int32), test_x=test_x,
         test_y=test_y.astype(np.int32), num_classes=10, mean=tuple(mean), std=tuple(std),

@@ -151,7 +151,9 @@ class _Run:
     def compile(self) -> None:
         """Compiles the step ahead of time, so that its time is no part of the first step's."""
         start = time.perf_counter()
-        images, labels = self._batch(self.data.train_x, self.data.train_y, np.arange(self.recipe.batch_size))
+        images, labels = self._batch(
+            self.data.train_x, self.data.train_y, np.arange(self.recipe.batch_size)
+        )
         step = jax.jit(functools.partial(train_step, self._program), donate_argnums=0)
         self._train = step.lower(self.state, images, labels).compile()
         self._eval = jax.jit(functools.partial(eval_step, self._program))
@@ -197,9 +199,13 @@ class _Run:
         for (step, _), row in zip(self._pending, rows, strict=True):
             row = {name: value.item() for name, value in row.items()}
             self._stop_if_broken(step, row)
-            self.writer.write(kind="train", step=step, **{k: v for k, v in row.items() if k != "broken"})
+            self.writer.write(
+                kind="train", step=step, **{k: v for k, v in row.items() if k != "broken"}
+            )
         self.skipped = row.get("skipped", 0)
-        self.bar.report(self.step, loss=row["loss"], accuracy=row["accuracy"], overflows=self.skipped)
+        self.bar.report(
+            self.step, loss=row["loss"], accuracy=row["accuracy"], overflows=self.skipped
+        )
         self._pending.clear()
         self._clock = time.perf_counter()
 
@@ -226,7 +232,10 @@ class _Run:
         for start in range(0, len(labels), size):
             index = np.arange(start, start + size)
             padded = np.where(index < len(labels), labels[index % len(labels)], -1).astype(np.int32)
-            batch = meshes.share(self.mesh, images[index % len(labels)]), meshes.share(self.mesh, padded)
+            batch = (
+                meshes.share(self.mesh, images[index % len(labels)]),
+                meshes.share(self.mesh, padded),
+            )
             found = jax.device_get(self._eval(self.state.params, self.state.stats, *batch))
             sums = {name: sums[name] + found[name].item() for name in sums}
         self.loss, self.accuracy = sums["loss"] / len(labels), sums["correct"] / len(labels)

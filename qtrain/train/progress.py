@@ -10,7 +10,6 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-
 PLAIN_SECONDS = 10.0
 
 
@@ -45,7 +44,10 @@ class Bar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         """Leaves the terminal as it was."""
         if self._live is not None:
@@ -62,7 +64,9 @@ class Bar:
         seconds = (time.perf_counter() - self._clock) / max(step - self._began, 1)
         numbers = f"loss {loss:.3f}  accuracy {accuracy:.3f}"
         if step > self._began:
-            numbers += f"  {self._batch / seconds:,.0f} images/s  {_left(seconds, self._total - step)}"
+            numbers += (
+                f"  {self._batch / seconds:,.0f} images/s  {_left(seconds, self._total - step)}"
+            )
         if overflows:
             numbers += f"  {overflows} skipped"
         if self._live is not None:

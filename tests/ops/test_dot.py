@@ -58,7 +58,9 @@ def test_empty_config_is_lax(lhs, rhs, numbers, dtype):
     """Kills: routing an empty config through our own loop, or casting its operands."""
     a, b = normal(0, lhs).astype(dtype), normal(1, rhs).astype(dtype)
     ours = jax.jit(
-        lambda a, b: value_and_grads(lambda a, b: dot_general(a, b, numbers, config=qt.DotConfig()), a, b)
+        lambda a, b: value_and_grads(
+            lambda a, b: dot_general(a, b, numbers, config=qt.DotConfig()), a, b
+        )
     )
     plain = jax.jit(lambda a, b: value_and_grads(lambda a, b: lax.dot_general(a, b, numbers), a, b))
     assert_same_bits(ours(a, b), plain(a, b))
@@ -115,7 +117,11 @@ def test_roles_reach_their_gemms():
     affected = {"lhs": (0, 2), "rhs": (0, 1), "dgrad": (1,), "wgrad": (2,)}
     affected |= {"forward": (0,), "input_grad": (1,), "weight_grad": (2,)}
     for role, changed in affected.items():
-        setting = qt.Cast("e4m3fn") if role in ("lhs", "rhs", "dgrad", "wgrad") else qt.Accumulator("e6m3")
+        setting = (
+            qt.Cast("e4m3fn")
+            if role in ("lhs", "rhs", "dgrad", "wgrad")
+            else qt.Accumulator("e6m3")
+        )
         got = run(**{role: setting})
         for i, (g, p) in enumerate(zip(got, plain, strict=True)):
             assert bool((g != p).any()) == (i in changed), (role, i)
@@ -129,7 +135,9 @@ def test_transformations_keep_the_bits():
     assert_same_bits(jax.vmap(f)(a, b), want)
     assert_same_bits(lax.scan(lambda c, ab: (c, f(*ab)), 0, (a, b))[1], want)
     assert_same_bits(jax.lax.map(lambda ab: f(*ab), (a, b)), want)
-    remat = lambda a, b: value_and_grads(jax.checkpoint(lambda a, b: qt.dot(a, b, config=ALL)), a, b)  # noqa: E731
+    remat = lambda a, b: value_and_grads(
+        jax.checkpoint(lambda a, b: qt.dot(a, b, config=ALL)), a, b
+    )  # noqa: E731
     assert_same_bits(jax.jit(jax.vmap(remat))(a, b), want)
 
 
@@ -139,7 +147,9 @@ def test_sharding_keeps_the_bits(rounding, spec):
     """Eight devices, either operand dimension cut. Kills: random bits from a local index."""
     accum = qt.Accumulator("e6m9", 8, rounding)
     a, b, key = normal(0, (16, 24)), normal(1, (24, 16)), jax.random.key(3)
-    run = jax.jit(lambda a, b: value_and_grads(lambda a, b: qt.dot(a, b, accum=accum, key=key), a, b))
+    run = jax.jit(
+        lambda a, b: value_and_grads(lambda a, b: qt.dot(a, b, accum=accum, key=key), a, b)
+    )
     mesh = Mesh(np.array(jax.devices()), ("x",))
     put = lambda x: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
     assert_same_bits(run(put(a), put(b)), run(a, b))

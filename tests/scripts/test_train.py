@@ -127,7 +127,17 @@ def _wait_for_step(checkpoints: Path, step: int, process: subprocess.Popen) -> N
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    argv = ("float32", "--model", "mlp", "--epochs", 50, "--checkpoint-every", 5, "--out", tmp_path / "a")
+    argv = (
+        "float32",
+        "--model",
+        "mlp",
+        "--epochs",
+        50,
+        "--checkpoint-every",
+        5,
+        "--out",
+        tmp_path / "a",
+    )
     process = subprocess.Popen(
         command(*argv), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -178,5 +188,13 @@ def test_no_process_writes_outside_its_folder(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
     for name in re.findall(r"runs/\S+", run.stdout):
         assert (tmp_path / name.rstrip(",.")).exists(), name
-    for word in ("e5m2", "e6m9", "chunk 64", "stochastic", "1000", "test accuracy", "gap to float32"):
+    for word in (
+        "e5m2",
+        "e6m9",
+        "chunk 64",
+        "stochastic",
+        "1000",
+        "test accuracy",
+        "gap to float32",
+    ):
         assert word in run.stdout

@@ -115,7 +115,11 @@ def test_resume_after_the_end(whole, tmp_path, monkeypatch):
 
 def test_resume_with_other_settings(whole):
     with pytest.raises(ValueError, match=r"seed: 0 -> 3"):
-        fit(tiny.fp8(), tiny.dataset(), Settings(folder=whole.folder, seed=3, resume=True, quiet=True))
+        fit(
+            tiny.fp8(),
+            tiny.dataset(),
+            Settings(folder=whole.folder, seed=3, resume=True, quiet=True),
+        )
 
 
 def test_resume_of_nothing_starts_anew(tmp_path, capsys):
@@ -126,12 +130,19 @@ def test_resume_of_nothing_starts_anew(tmp_path, capsys):
 def test_a_loss_that_is_not_finite_stops(tmp_path):
     with pytest.raises(NotFinite, match=r"^step \d+ of float32: .* not finite .*--optimizer\.lr"):
         fit(tiny.diverging(), tiny.dataset(), Settings(folder=tmp_path, quiet=True))
-    assert rows(tmp_path, "stop")[0]["place"] in ("outputs of the model", "loss", "gradients", "weights")
+    assert rows(tmp_path, "stop")[0]["place"] in (
+        "outputs of the model",
+        "loss",
+        "gradients",
+        "weights",
+    )
 
 
 def test_a_hopeless_loss_scale_stops(tmp_path):
     recipe = tiny.fp8(epochs=20, loss_scale=LossScale(init=3e38))
-    with pytest.raises(NotFinite, match=r"gradients not finite in 50 steps in a row at loss scale 3e\+38"):
+    with pytest.raises(
+        NotFinite, match=r"gradients not finite in 50 steps in a row at loss scale 3e\+38"
+    ):
         fit(recipe, tiny.dataset(), Settings(folder=tmp_path, quiet=True))
 
 
@@ -146,7 +157,9 @@ def test_a_dynamic_loss_scale_recovers(tmp_path):
 
 
 def test_batch_larger_than_the_data(tmp_path):
-    with pytest.raises(ValueError, match="batch size 100 is more than the 96 training images of tiny"):
+    with pytest.raises(
+        ValueError, match="batch size 100 is more than the 96 training images of tiny"
+    ):
         fit(tiny.fp8(batch_size=100), tiny.dataset(), Settings(folder=tmp_path, quiet=True))
 
 

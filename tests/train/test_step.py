@@ -94,7 +94,9 @@ def test_the_broken_place_is_named():
     params = jax.tree.map(lambda w: w.at[(0,) * w.ndim].set(jnp.nan), state.params)
     assert PLACES[step(state._replace(params=params), *batch())[1]["broken"]] == "weights"
     huge = jax.tree.map(lambda w: jnp.full_like(w, 1e30), state.params)
-    assert PLACES[step(state._replace(params=huge), *batch())[1]["broken"]] == "outputs of the model"
+    assert (
+        PLACES[step(state._replace(params=huge), *batch())[1]["broken"]] == "outputs of the model"
+    )
 
 
 @pytest.mark.parametrize("recipe", [tiny.fp8(), tiny.float32()], ids=lambda r: r.key)
