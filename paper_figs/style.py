@@ -51,9 +51,11 @@ LINE = {
     "nearest": {"color": "#D55E00", "linestyle": "-", "label": "nearest"},
     "stochastic": {"color": "#009E73", "linestyle": "--", "label": "stochastic"},
     "chunked": {"color": "#0072B2", "linestyle": "-", "label": "nearest, chunk 64"},
-    "chunk 1": {"color": "#D55E00", "linestyle": "-.", "label": "no chunks"},
+    "full": {"color": "#0072B2", "linestyle": "-", "label": "whole recipe"},
+    "no chunks": {"color": "#D55E00", "linestyle": "-.", "label": "no chunks"},
     "nearest update": {"color": "#CC79A7", "linestyle": "--", "label": "nearest update"},
-    "fp8 last layer": {"color": "#E69F00", "linestyle": ":", "label": "FP8 last layer"},
+    "FP8 last layer": {"color": "#E69F00", "linestyle": ":", "label": "FP8 last layer"},
+    "no loss scale": {"color": "#56B4E9", "linestyle": "--", "label": "no loss scale"},
     "theory": {"color": "#000000", "linestyle": "-", "linewidth": 0.7, "label": "theory"},
     "paper": {"color": "#888888", "linestyle": "none", "marker": "x", "label": "paper (recalled)"},
 }

@@ -110,6 +110,7 @@ def _parse(module: Any, argv: list[str]) -> tuple[Any, Run]:
 
 
 def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
+    from paper_figs import training
     from qtrain.recipes.base import baseline, merge
     from qtrain.train import mesh, report
     from qtrain.train.data import load
@@ -139,6 +140,8 @@ def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
             return 130
     if run.process_id == 0:
         report.show(recipe, dataset, results, folder)
+        files = training.draw([result.folder for result in results], folder)
+        print(f"plots: {', '.join(map(str, files))}")
     return 0
 
 

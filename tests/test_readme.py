@@ -1,0 +1,43 @@
+"""What the README shows is true: its example runs, its table and links are current."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from qtrain import papers
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_example_runs(capsys):
+    """It prints the stuck and the right sum, and a loss that falls."""
+    code = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    assert len(code.splitlines()) <= 30
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    out = capsys.readouterr().out.splitlines()
+    assert out[-3] == "None [[1024.]]"
+    assert out[-2] == "64 [[65536.]]"
+    losses = jnp.array([float(x) for x in out[-1].strip("[]").split(",")])
+    assert (jnp.diff(losses) < 0).all()
+
+
+def test_table_is_generated():
+    """After a change of papers.py: paste the output of `python -m qtrain.papers` here."""
+    assert f"<!-- papers -->\n{papers.table()}\n<!-- /papers -->" in README
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+def test_commands_exist():
+    """Every script the README names is there, and every make target."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for script in set(re.findall(r"scripts/\w+\.py", README)):
+        assert (ROOT / script).exists(), script
+    for target in set(re.findall(r"make (\w+)  ", README)):
+        assert re.search(rf"^{target}:.*## ", makefile, re.M), target
