@@ -46,7 +46,10 @@ def get(name: str | Format) -> Format:
     if not isinstance(name, str):
         return name
     text = name.lower().removeprefix("float8_").removeprefix("float6_").removeprefix("float4_")
-    found = _parse(ALIASES.get(text, text))
+    try:
+        found = _parse(ALIASES.get(text, text))
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no possible format: {error}") from None
     if found is None:
         near = difflib.get_close_matches(text, KNOWN, n=3, cutoff=0.4) or ("e5m2", "int8")
         raise ValueError(
