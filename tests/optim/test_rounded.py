@@ -1,0 +1,191 @@
+"""SGD and Adam whose additions are rounded: bits against exact arithmetic, and stochastic odds."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtrain import formats
+from qtrain.optim import adam, apply_updates, axpy, loss_scaled, round_params, sgd
+from qtrain.quantize import cast
+
+KEY = jax.random.key(3)
+
+
+def arrays(*sizes, scale=1.0):
+    keys = jax.random.split(KEY, len(sizes))
+    return [scale * jax.random.normal(k, (n,)) for k, n in zip(keys, sizes, strict=True)]
+
+
+def nearest(value: Fraction, fmt) -> Fraction:
+    """Ties to even on the unbounded grid of `fmt`, subnormals included."""
+    if value == 0:
+        return value
+    exponent = max(int(np.floor(np.log2(float(abs(value))))), fmt.emin)
+    ulp = Fraction(2) ** (exponent - fmt.man)
+    return round(value / ulp) * ulp
+
+
+@pytest.mark.parametrize("name", ["e6m9", "e5m10", "e8m7"])
+def test_axpy_is_one_exact_addition(name):
+    """Of y and the float32 product, rounded once from the exact sum.
+
+    Kills: optim/axpy.py `add(y, p, fmt, "nearest")` -> `cast(y + p, fmt)` (rounds twice).
+    """
+    fmt = formats.get(name)
+    x, y = arrays(4000, 4000)
+    half = y + cast(y, fmt) * 2.0 ** -(fmt.man + 1)  # near ties of the sum
+    y = cast(jnp.concatenate([y[:2000], half[2000:]]), fmt)
+    x = jnp.where(jnp.arange(4000) % 2 == 0, x, y * 2.0 ** -(fmt.man + 1) * (1 + 2.0**-20))
+    got = np.asarray(axpy(1.0, x, y, fmt))
+    want = [
+        nearest(Fraction(float(a)) + Fraction(float(b)), fmt) for a, b in zip(x, y, strict=True)
+    ]
+    assert [Fraction(float(g)) for g in got] == want
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_sgd_is_three_rounded_additions(rounding):
+    """Two steps written out with `axpy`, bit for bit.
+
+    Kills: optim/sgd.py `axpy(momentum, v, g` -> `axpy(momentum, g, v`.
+    """
+    w, g = arrays(1000, 1000, scale=0.1)
+    w = cast(w, "e6m9")
+    tx = sgd(0.1, momentum=0.9, weight_decay=1e-2, rounding=rounding)
+    state, v, weights = tx.init({"w": w}), jnp.zeros(1000), w
+    params = {"w": w}
+    for step in range(2):
+        key = jax.random.fold_in(KEY, step)
+        updates, state = tx.update({"w": g}, state, params, key=key)
+        params = apply_updates(params, updates, "e6m9")
+        if rounding == "nearest":
+            decayed = axpy(1e-2, weights, g, "e6m9")
+            v = axpy(0.9, v, decayed, "e6m9")
+            weights = axpy(-0.1, v, weights, "e6m9")
+            np.testing.assert_array_equal(params["w"], weights)
+            np.testing.assert_array_equal(state.velocity["w"], v)
+    for leaf in (params["w"], state.velocity["w"]):
+        np.testing.assert_array_equal(leaf, cast(leaf, "e6m9"))
+
+
+def test_float32_limit_is_optax():
+    """With 21 significant bits, within the rounding of three additions of optax.sgd.
+
+    Each addition errs by at most half an ulp, 2^-22 of its result; with |w|, |v|, |g| < 8 and
+    lr 0.1, five steps stay within 5 (3 * 8 * 2^-21): first-order growth is at most 1 + momentum.
+    """
+    w, g = arrays(256, 256)
+    ours = sgd(0.1, momentum=0.5, fmt="e8m21", rounding="nearest")
+    theirs = optax.sgd(0.1, momentum=0.5)
+    a, b = round_params(w, "e8m21"), w
+    state, other = ours.init(a), theirs.init(b)
+    for _ in range(5):
+        updates, state = ours.update(g, state, a)
+        a = apply_updates(a, updates, "e8m21")
+        updates, other = theirs.update(g, other, b)
+        b = optax.apply_updates(b, updates)
+    assert jnp.abs(a - b).max() <= 5 * 3 * 8 * 2.0**-21
+
+
+def test_small_updates_arrive_only_stochastically():
+    """lr g = 2^-12 at w = 1, where half an ulp of (1,6,9) is 2^-10: nearest never moves.
+
+    Stochastic: each step moves down by 2^-10 (the ulp below 1) with probability 1/4, so after
+    100 steps of 4096 weights the mean is -100 * 2^-12; 6 standard errors of the mean,
+    2^-10 sqrt(100 * 3/16 / 4096), allow 1e-9 of false alarms. Kills: a constant key per step.
+    """
+    w, g = jnp.ones(4096), jnp.full(4096, 2.0**-12)
+    ends = {}
+    for rounding in ("nearest", "stochastic"):
+        tx = sgd(1.0, momentum=0.0, rounding=rounding)
+
+        def step(i, carry, tx=tx):
+            params, state = carry
+            updates, state = tx.update(g, state, params, key=jax.random.fold_in(KEY, i))
+            return apply_updates(params, updates, "e6m9"), state
+
+        ends[rounding] = jax.jit(lambda: jax.lax.fori_loop(0, 100, step, (w, tx.init(w))))()[0]  # noqa: B023
+    assert (ends["nearest"] == 1).all()
+    error = 2.0**-10 * np.sqrt(100 * 3 / 16 / 4096)
+    assert abs(float(ends["stochastic"].mean()) - (1 - 100 * 2.0**-12)) < 6 * error
+
+
+def test_adam_equals_optax_in_its_limit():
+    """Moments and weights with 21 stored bits. The gradient is constant, so nothing cancels: after
+    three steps mu and nu err by at most 3 * 2^-22 of themselves, the direction (at most 1) by less
+    than 8 * 2^-21; each rounding of a weight below 8 errs by at most 8 * 2^-22."""
+    w, g = arrays(128, 128)
+    ours, theirs = adam(0.01, fmt="e8m21", rounding="nearest"), optax.adam(0.01)
+    a, b = round_params(w, "e8m21"), w
+    state, other = ours.init(a), theirs.init(b)
+    for _ in range(3):
+        updates, state = ours.update(g, state, a)
+        a = apply_updates(a, updates, "e8m21")
+        updates, other = theirs.update(g, other, b)
+        b = optax.apply_updates(b, updates)
+    assert jnp.abs(a - b).max() <= 3 * (2.0**-22 * 8 + 0.01 * 8 * 2.0**-21)
+    for leaf in (state.mu, state.nu, a):
+        np.testing.assert_array_equal(leaf, cast(leaf, "e8m21"))
+
+
+@given(
+    jump=st.floats(-(2.0**20), 2.0**20, width=32),
+    name=st.sampled_from(["e6m9", "e5m10", "e8m7", "e8m14", "e8m21"]),
+)
+def test_updates_land_exactly(jump, name):
+    """`apply_updates` ends on the weight that the update was computed from, however far.
+
+    Kills: optim/axpy.py `round_params(optax.apply_updates(...))` -> `optax.apply_updates(...)`.
+    """
+    w = cast(jnp.asarray([1.0, -3.0, 1e-6, 0.0, 255.0]), name)
+    target = cast(w + jnp.float32(jump), name)
+    np.testing.assert_array_equal(apply_updates(w, target - w, name), target)
+
+
+def test_loss_scale_is_taken_out_and_bad_steps_are_skipped():
+    """Kills: optim/loss_scale.py `g / state.scale` -> `g`; `where(finite, new, old)` swapped."""
+    tx = loss_scaled(optax.sgd(1.0, momentum=0.5), 1000.0)
+    w = jnp.ones(3)
+    state = tx.init(w)
+    updates, state = tx.update(jnp.full(3, 1000.0), state, w)
+    np.testing.assert_array_equal(updates, -jnp.ones(3))
+    updates, after = tx.update(jnp.array([1.0, jnp.nan, 1.0]), state, w)
+    np.testing.assert_array_equal(updates, jnp.zeros(3))
+    assert (after.skipped, after.in_a_row, after.good) == (1, 1, 0)
+    jax.tree.map(np.testing.assert_array_equal, after.inner, state.inner)
+
+
+def test_dynamic_loss_scale_falls_and_rises():
+    """Halved at each overflow, not below 1; doubled after `interval` good steps, then anew."""
+    tx = loss_scaled(optax.sgd(1.0), 4.0, dynamic=True, interval=3, largest=8.0)
+    w = jnp.ones(1)
+    state = tx.init(w)
+    scales = []
+    for bad in (1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, *[0] * 12):
+        _, state = tx.update(jnp.where(bad, jnp.inf, w), state, w)
+        scales.append(int(state.scale))
+    assert scales[:11] == [2, 1, 1, 1, 1, 1, 2, 2, 2, 4, 2]
+    assert scales[11:] == [2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sgd(0.1, fmt="int8"), "cannot update weights in int8: a float"),
+        (lambda: sgd(0.1, fmt="float32"), "at most 21 mantissa bits"),
+        (lambda: adam(0.1, rounding="up"), "unknown rounding 'up'"),
+        (lambda: sgd(0.1).update(1.0, sgd(0.1).init(1.0), 1.0), "need a key"),
+        (lambda: sgd(0.1).update(1.0, None), "needs the weights"),
+        (lambda: loss_scaled(optax.sgd(1.0), 0.0), "positive and finite, not 0"),
+        (lambda: loss_scaled(optax.sgd(1.0), 1.0, factor=1.0), "factor must be above 1"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
