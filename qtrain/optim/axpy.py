@@ -39,9 +39,13 @@ def round_params(params: Tree, fmt: Float | str) -> Tree:
 
 
 def apply_updates(params: Tree, updates: Tree, fmt: Float | str) -> Tree:
-    """`optax.apply_updates`, ending on the grid of `fmt`: exactly on the weights that `updates`
-    were computed from. params + updates alone may miss them by one float32 ulp, where a weight
-    jumps by a factor of more than 2^(22 - man); rounding takes that ulp away again.
+    """`optax.apply_updates`, ending on the grid of `fmt`: on the weights w' that `updates` were
+    computed from.
+
+    params + updates alone may miss them by one float32 ulp, where a weight grows in one step by
+    a factor of more than 2^(22 - man); rounding takes that ulp away again. Only a weight w that
+    shrinks to less than 2^(man - 22) of itself, but not to zero, may end beside w', by at most
+    2^-23 |w|: the float32 difference w' - w holds no more.
     """
     return round_params(optax.apply_updates(params, updates), fmt)
 

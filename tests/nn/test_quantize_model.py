@@ -30,9 +30,9 @@ def test_paths():
 def test_quantizes_only_what_a_rule_matches():
     """One layer by hand: conv1 sees the rounded image and the rounded kernel, the rest nothing.
 
-    Kills: nn/rules.py `fullmatch` -> `match` ("conv" would catch both).
+    Kills: nn/rules.py `fullmatch` -> `match` ("hea" would catch the head).
     """
-    model, plain = nn.quantize_model(cnn(), [nn.Rule("conv1", FORWARD)]), cnn()
+    model, plain = nn.quantize_model(cnn(), [nn.Rule("hea|conv1", FORWARD)]), cnn()
     x = images()
     plain.conv1.kernel[...] = qt.cast(plain.conv1.kernel[...], "e5m2")
     np.testing.assert_array_equal(model(x), plain(qt.cast(x, "e5m2")))
