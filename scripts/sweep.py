@@ -20,7 +20,6 @@ import dataclasses  # noqa: E402
 import json  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import tyro  # noqa: E402
@@ -122,9 +121,17 @@ def _percent(row: dict) -> str:
     return "stopped" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %"
 
 
-def _rows(path: Path) -> Iterator[dict]:
-    if path.exists():
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+def _rows(path: Path) -> list[dict]:
+    """The rows so far; what a kill left of a last one is taken off the file."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        fresh = path.with_suffix(".partial")
+        fresh.write_text(whole, encoding="utf-8")
+        fresh.replace(path)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Figures: the same bytes each time, what they claim, and an error where results are missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paper_figs import style
+from paper_figs.wang2018fp8 import ablations, chunk_error, fig3b, gap
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("module", [ablations, gap], ids=lambda m: m.PAPER + "." + m.__name__)
+def test_same_bytes(module, tmp_path):
+    """PDF, PNG and the sidecar, drawn twice. Kills: style.py: a creation date is written."""
+    folders = [style.make(module, True, tmp_path / name).parent for name in ("a", "b")]
+    names = sorted(p.name for p in folders[0].iterdir())
+    assert {Path(n).suffix for n in names} == {".json", ".pdf", ".png"}
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_fig3b_sticks_at_exactly_4096():
+    """Half an ulp at 4096 is 4, above every addend, 1 + sqrt 3: each of the sums that arrive
+    there stays; chunks of 64 follow the true sum within half an ulp of every level.
+
+    The last bound: a chunk's sum is below 64 (1 + sqrt 3) < 256 and a chunk's error below 64
+    half-ulps of 2^-3; the outer sum of n / 64 chunks errs by at most half an ulp, 2^(e - 10), each.
+    """
+    d = fig3b.data(quick=True)
+    assert d["length"][-1] == 16384
+    assert d["nearest"][-1] == 4096
+    exact = np.array(d["float32"])
+    n = np.array(d["length"])
+    ulp = 2.0 ** (np.floor(np.log2(exact)) - 9)
+    assert (np.abs(np.array(d["chunked"]) - exact) <= n / 64 * (64 * 0.0625 + ulp)).all()
+
+
+def test_chunk_error_is_a_valley():
+    """Chunks of 1 and of n = 4096 are one long sum either way: worse than chunks of 64."""
+    d = chunk_error.data(quick=True)
+    error = dict(zip(d["chunk"]["4096"], d["error"]["4096"], strict=True))
+    assert error[64] < min(error[1], error[4096])
+
+
+def test_missing_results_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(style, "RESULTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"ablations\.jsonl is missing"):
+        gap.data(quick=True)
+
+
+def test_committed_ablations_cover_every_variant_and_seed():
+    """[issue: each ablation with its own number, three seeds]: from one configuration each."""
+    from qtrain.recipes import wang2018fp8
+    from qtrain.recipes.config import to_json
+
+    rows = style.rows("wang2018fp8", "ablations")
+    assert {r["variant"] for r in rows} == {*wang2018fp8.ABLATIONS, "float32"}
+    for name, options in wang2018fp8.ABLATIONS.items():
+        found = [r for r in rows if r["variant"] == name]
+        assert sorted(r["seed"] for r in found) == [0, 1, 2]
+        assert all(r["recipe"] == to_json(wang2018fp8.recipe(options)) for r in found)
+
+
+def test_command(tmp_path):
+    """An unknown paper is told the known ones; a known one is drawn, from any folder."""
+    command = [sys.executable, str(ROOT / "scripts" / "figures.py")]
+    where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    run = subprocess.run([*command, "nobody"], **where, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "no figures for nobody: choose from wang2018fp8" in run.stderr
+    single = [sys.executable, str(ROOT / "paper_figs" / "wang2018fp8" / "gap.py"), "--quick"]
+    out = ["--out", str(tmp_path)]
+    run = subprocess.run([*single, *out], **where, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    sidecar = json.loads((tmp_path / "wang2018fp8" / "gap.json").read_text())
+    assert sidecar["inputs"].keys() == {"ablations.jsonl"}

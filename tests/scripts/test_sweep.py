@@ -1,0 +1,45 @@
+"""The sweep: a row per run, none twice, and again after a change of configuration."""
+
+import json
+
+import pytest
+
+from scripts import sweep
+
+QUICK = {"recipe": "wang2018fp8", "only": ("float32",), "seeds": (0,), "model": "mlp", "epochs": 1}
+
+
+def rows(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_finished_rows_are_not_repeated(tmp_path, capsys):
+    """Kills: sweep.py: rows are compared by name and seed alone."""
+    out = tmp_path / "rows.jsonl"
+    sweep.main(sweep.Options(**QUICK, out=out))
+    first = rows(out)
+    assert len(first) == 1
+    assert first[0]["variant"] == "float32"
+    assert 0.5 < first[0]["accuracy"] < 1
+    sweep.main(sweep.Options(**QUICK, out=out))
+    assert rows(out) == first
+    assert "already in rows.jsonl" in capsys.readouterr().out
+    sweep.main(sweep.Options(**{**QUICK, "epochs": 2}, out=out))
+    assert len(rows(out)) == 2
+
+
+def test_a_row_cut_off_by_a_kill_is_run_again(tmp_path):
+    """The broken last line is dropped, finished rows stay."""
+    out = tmp_path / "rows.jsonl"
+    sweep.main(sweep.Options(**QUICK, out=out))
+    whole = out.read_text()
+    out.write_text(whole + whole[: len(whole) // 2])
+    sweep.main(sweep.Options(**{**QUICK, "seeds": (0, 1)}, out=out))
+    assert [(r["variant"], r["seed"]) for r in rows(out)] == [("float32", 0), ("float32", 1)]
+
+
+def test_unknown_variant():
+    with pytest.raises(ValueError, match="no variant chunk9: choose from full, no chunks"):
+        sweep.variants(sweep.Options(**{**QUICK, "only": ("chunk9",)}))
+    with pytest.raises(ValueError, match="float32 has no ablations"):
+        sweep.variants(sweep.Options(**{**QUICK, "recipe": "float32"}))
