@@ -17,7 +17,7 @@ train: .venv/core.stamp  ## train a small CNN in FP8 beside float32 on the embed
 test: .venv/test.stamp  ## run the default tests (WORKERS=2 processes; ARGS goes to pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-test-all: .venv/test.stamp  ## run every test: also the slow ones, and those that need $$QTRAIN_DATA
+test-all: .venv/test.stamp  ## run every test: also the slow ones, and those that need $QTRAIN_DATA
 	$(BIN)/python -m pytest -n $(WORKERS) -m "" $(ARGS)
 
 lint: .venv/lint.stamp  ## ruff, mypy, and who may import whom
@@ -28,7 +28,7 @@ lint: .venv/lint.stamp  ## ruff, mypy, and who may import whom
 figures: .venv/core.stamp  ## draw all figures into paper_figs/out from committed results
 	$(BIN)/python scripts/figures.py $(ARGS)
 
-sweep: .venv/core.stamp  ## measure the ablations of wang2018fp8 again (20 minutes)
+sweep: .venv/core.stamp  ## measure the ablations of wang2018fp8 again (15 minutes)
 	$(BIN)/python scripts/sweep.py wang2018fp8 $(ARGS)
 
 bench: .venv/test.stamp  ## time the operations and the training step (5 minutes)

@@ -1,6 +1,6 @@
 """Trains the variants of a recipe that its paper compares, with several seeds each.
 
-    python scripts/sweep.py wang2018fp8                  # 6 variants x 3 seeds, about 10 minutes
+    python scripts/sweep.py wang2018fp8                  # 6 variants x 3 seeds, about 15 minutes
     python scripts/sweep.py wang2018fp8 --seeds 0 --only full float32
     python scripts/figures.py wang2018fp8                # draws what this wrote
 

@@ -1,6 +1,6 @@
 """The recipe and its ablations on fashion-mnist-8k: test accuracy over training, and at its end.
 
-Small CNN, 8 epochs, three seeds; lines are means, points single runs. Each variant changes one
+Small CNN, 6 epochs, three seeds; lines are means, points single runs. Each variant changes one
 ingredient: sums without chunks, nearest instead of stochastic rounding in the update, FP8 operands
 in the last layer, no loss scale [wang2018fp8, Figs. 1, 4, 5 and Tables 3, 4].
 Rows: python scripts/sweep.py wang2018fp8

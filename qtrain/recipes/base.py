@@ -110,7 +110,7 @@ class Recipe:
     model: str = "small_cnn"
     data: str = "fashion-mnist-8k"
     batch_size: int = 128
-    epochs: int = 8
+    epochs: int = 6
     optimizer: Momentum = Momentum()
 
     weight: tuple[At, ...] | None = None  # quantizers; first match wins
