@@ -80,7 +80,7 @@ def accumulate(
 def _without_single_chunks(accum: Accumulator) -> Accumulator:
     """Chunks of one product only round it, which one chunk with rounded products does faster.
 
-    The bits are the same: a sum that starts at +0 never becomes -0 by rounding to nearest.
+    The bits are the same: the first addition to -0 rounds the product, and only that.
     """
     plain = accum.rounding == "nearest" and accum.product is None
     if accum.chunk != 1 or not plain or accum.intra not in (None, accum.fmt):
@@ -143,7 +143,7 @@ def _tile(operands, right, words, *, plan: Plan, accum: Accumulator, exact: bool
     lhs, index = operands
     k = lhs.shape[-1]
     left = to_blocks(lhs, plan, filler=-0.0)
-    total = jnp.zeros((*lhs.shape[:2], right.shape[-1]), jnp.float32)
+    total = jnp.full((*lhs.shape[:2], right.shape[-1]), -0.0, jnp.float32)
     inner = _Level(0, formats.get(accum.intra or accum.fmt), accum, exact, words, index)
     outer = _Level(1, formats.get(accum.fmt), accum, exact, words, index)
     inner_streams = inner.streams(steps(plan))
@@ -155,7 +155,7 @@ def _tile(operands, right, words, *, plan: Plan, accum: Accumulator, exact: bool
             count = jnp.minimum(count, -(-(k - g * plan.chunk) // plan.unroll))
         sums = fold(
             inner.add_products,
-            jnp.zeros((plan.side, *total.shape), jnp.float32),
+            jnp.full((plan.side, *total.shape), -0.0, jnp.float32),
             (left, right, inner_streams), g * plan.blocks, count, plan.parallel,
         )  # fmt: skip
         links = plan.side // plan.chain

@@ -89,14 +89,16 @@ def _add_stochastic(a, b, fmt: Float, word):
     """Adds N = 23 - man random bits below the ulp and truncates.
 
     float32's own rounding of the sum leaves exactly N bits below the ulp, half to even:
-    P3109 variant C. Below the normal range, adding 2^emin first moves the float32 ulp to
-    where the N bits end; that addition is exact, since `a` is on the grid.
+    P3109 variant C. Below the normal range, adding 2^emin moves the float32 ulp to where the
+    N bits end: first to `a`, exactly, if `a` is that small too, since it is on the grid; else
+    to the sum, which is exact where two such addends nearly cancel.
     """
     total = a + b
     tiny = jnp.abs(total) < np.float32(fmt.min_normal)
     shift = jnp.where(tiny, np.float32(fmt.min_normal), np.float32(0))
     shift = _f32(_u32(shift) | (_u32(total) & _SIGN))
-    shifted = (a + shift) + b
+    small = jnp.abs(a) < np.float32(2 * fmt.min_normal)
+    shifted = (jnp.where(small, a, total) + shift) + jnp.where(small, b, np.float32(0))
     drop = 23 - fmt.man
     bits = (_u32(shifted) + word) & np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
     bits = jnp.where(jnp.isfinite(shifted), bits, _u32(shifted))

@@ -22,9 +22,11 @@ class Accumulator:
     """The running sum inside a GEMM: every addition is rounded, in the order of K.
 
     Products p_k are formed in float32 (exact for operands of up to 24 significand bits
-    together). For each contiguous chunk, s = +0 and s <- intra(s + p_k) for k in the
-    chunk, then S <- fmt(S + s) [wang2018fp8, Sec. 3]. Each sum is rounded once, as if
-    computed exactly: overflow, subnormals and signed zeros follow the format.
+    together). For each contiguous chunk, s <- intra(s + p_k) for k in the chunk, then
+    S <- fmt(S + s) [wang2018fp8, Sec. 3]. Both start at -0, the number that addition leaves
+    alone. Each sum is rounded once, as if computed exactly: overflow, subnormals and signed
+    zeros follow the format. Sums in float32 are rounded to nearest, whatever `rounding` says:
+    the hardware does them.
 
     rounding:
       nearest      ties to even
@@ -49,6 +51,12 @@ class Accumulator:
             raise ValueError(f"chunk must be at least 1 (None for no chunks), not {self.chunk}")
         for name in (self.fmt, self.intra, self.product):
             _check_sum_format(name)
+        sums = {formats.get(name) for name in (self.fmt, self.intra or self.fmt)}
+        if sums == {formats.get("float32")} and self.rounding != "nearest":
+            raise ValueError(
+                f"sums in float32 are rounded to nearest, not {self.rounding}: for that, use a"
+                " format of at most 21 mantissa bits, such as e8m21"
+            )
 
     @property
     def needs_key(self) -> bool:

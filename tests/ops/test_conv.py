@@ -11,12 +11,12 @@ from qtrain.ops import conv_general_dilated
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 GEOMETRIES = {
-    "same": dict(window_strides=(1, 1), padding="SAME"),
-    "strided": dict(window_strides=(2, 2), padding="SAME"),
-    "valid": dict(window_strides=(2, 1), padding="VALID"),
-    "uneven": dict(window_strides=(2, 2), padding=[(2, 1), (0, 3)], rhs_dilation=(2, 1)),
-    "transposed": dict(window_strides=(1, 1), padding=[(1, 1), (2, 1)], lhs_dilation=(2, 3)),
-    "grouped": dict(window_strides=(1, 1), padding="SAME", feature_group_count=2),
+    "same": {"window_strides": (1, 1), "padding": "SAME"},
+    "strided": {"window_strides": (2, 2), "padding": "SAME"},
+    "valid": {"window_strides": (2, 1), "padding": "VALID"},
+    "uneven": {"window_strides": (2, 2), "padding": [(2, 1), (0, 3)], "rhs_dilation": (2, 1)},
+    "transposed": {"window_strides": (1, 1), "padding": [(1, 1), (2, 1)], "lhs_dilation": (2, 3)},
+    "grouped": {"window_strides": (1, 1), "padding": "SAME", "feature_group_count": 2},
 }
 FLOAT32 = qt.Accumulator("float32")
 ALL = qt.DotConfig(forward=FLOAT32, input_grad=FLOAT32, weight_grad=FLOAT32)
