@@ -73,7 +73,8 @@ def cast_with_bits(x, fmt: Format, rounding: Rounding, r, nbits: int, variant: V
     elif not isinstance(fmt, Float):
         frac = 0 if isinstance(fmt, formats.Int) else fmt.frac
         y = round_steps(y, frac, rounding, r, nbits, variant)
-        y = jnp.clip(y, np.float32(fmt.min), np.float32(fmt.max)) + 0.0
+        y = jnp.clip(y, np.float32(fmt.min), np.float32(fmt.max))
+        y = jnp.where(y == 0, np.float32(0), y)  # one zero; XLA would simplify y + 0.0 to y
     elif fast := _fast(fmt, rounding, nbits, variant):
         y = fast(y, fmt, r)
     else:

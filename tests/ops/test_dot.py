@@ -17,6 +17,7 @@ from qtrain.ops import dot_general
 
 BATCHED = (((2,), (1,)), ((0,), (0,)))
 CROSSED = (((3, 1), (0, 2)), ((0,), (3,)))  # two contracted dimensions, out of order
+ONES = jnp.ones((2, 3))
 SUM = qt.Accumulator("e6m9", 4)
 ALL = qt.DotConfig(
     lhs=qt.Cast("e5m2"),
@@ -135,9 +136,8 @@ def test_transformations_keep_the_bits():
     assert_same_bits(jax.vmap(f)(a, b), want)
     assert_same_bits(lax.scan(lambda c, ab: (c, f(*ab)), 0, (a, b))[1], want)
     assert_same_bits(jax.lax.map(lambda ab: f(*ab), (a, b)), want)
-    remat = lambda a, b: value_and_grads(
-        jax.checkpoint(lambda a, b: qt.dot(a, b, config=ALL)), a, b
-    )  # noqa: E731
+    dot = jax.checkpoint(lambda a, b: qt.dot(a, b, config=ALL))
+    remat = lambda a, b: value_and_grads(dot, a, b)  # noqa: E731
     assert_same_bits(jax.jit(jax.vmap(remat))(a, b), want)
 
 
@@ -194,14 +194,17 @@ def test_same_key_same_bits_and_roles_differ():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: qt.dot(jnp.ones((2, 3)), jnp.ones((4, 5))), r"cannot multiply \(2, 3\) by \(4, 5\)"),
-        (lambda: qt.dot(jnp.ones((2, 3)), jnp.ones((3, 2)), accum=qt.Accumulator(chunk=4)), "chunk 4 is longer than the accumulation of length 3"),
+        (lambda: qt.dot(ONES, jnp.ones((4, 5))), r"cannot multiply \(2, 3\) by \(4, 5\)"),
+        (
+            lambda: qt.dot(ONES, ONES.T, accum=qt.Accumulator(chunk=4)),
+            "chunk 4 is longer than the accumulation of length 3",
+        ),
         (lambda: qt.Accumulator("e6m9", 0), "chunk must be at least 1 .* not 0"),
         (lambda: qt.Accumulator("e6m9", rounding="up"), "unknown rounding 'up': one of nearest"),
         (lambda: qt.Accumulator("e8m22"), "cannot accumulate in e8m22"),
         (lambda: qt.Accumulator("e6m99"), "e6m99"),
-        (lambda: qt.dot(jnp.ones((2, 3)), jnp.ones((3, 2)), accum=qt.Accumulator(rounding="stochastic")), "pass key="),
-        (lambda: qt.dot(jnp.ones((2, 2)), jnp.ones((2, 2)), accum=SUM, config=ALL), "both accum and config"),
+        (lambda: qt.dot(ONES, ONES.T, accum=qt.Accumulator(rounding="stochastic")), "pass key="),
+        (lambda: qt.dot(ONES, ONES.T, accum=SUM, config=ALL), "both accum and config"),
     ],
 )  # fmt: skip
 def test_errors_name_the_value_and_the_remedy(call, message):
