@@ -1,0 +1,119 @@
+"""The counter hash, as a source of random numbers: statistics whose thresholds are derived.
+
+Each test allows a false alarm with probability 1e-9 over all its statistics (the keys are fixed,
+so in truth it either fails always or never). For m statistics that are nearly normal, the limit
+is the normal quantile of 1 - 1e-9 / 2m; counts are above 10^4, so binomials are normal enough.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from qtrain.quantize.bits import fold, mix, random_words
+
+N = 1 << 18
+
+
+def limit(m: int) -> float:
+    """|z| that the largest of m standard normals exceeds with probability 1e-9 at most."""
+    return stats.norm.isf(1e-9 / (2 * m))
+
+
+def words(key=0, n: int = N) -> np.ndarray:
+    return np.asarray(random_words(jax.random.key(key), (n,)))
+
+
+def bits(w: np.ndarray) -> np.ndarray:
+    """(n, 32) of -1 and 1."""
+    return 2.0 * ((w[:, None] >> np.arange(32, dtype=np.uint32)) & 1) - 1
+
+
+@pytest.mark.parametrize("key", [0, 1, 2**31])
+def test_each_bit_is_fair(key):
+    """Kills: bits.py `mix`: the last xorshift left out."""
+    z = bits(words(key)).sum(0) / np.sqrt(N)
+    assert np.abs(z).max() < limit(32)
+
+
+@pytest.mark.parametrize("key", [0, 7])
+def test_bytes_are_uniform(key):
+    """Chi-square of each of the four bytes, 255 degrees of freedom."""
+    for byte in words(key).view(np.uint8).reshape(N, 4).T:
+        counts = np.bincount(byte, minlength=256)
+        assert stats.chi2.sf(((counts - N / 256) ** 2).sum() / (N / 256), 255) > 1e-9 / 4
+
+
+def test_bits_of_a_word_are_independent():
+    """Correlation of all pairs of bits. Kills: bits.py: one multiply-xorshift round left out."""
+    b = bits(words())
+    z = (b.T @ b)[np.triu_indices(32, 1)] / np.sqrt(N)
+    assert np.abs(z).max() < limit(z.size)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 8, 64, 128, 1024, 65536])
+def test_neighbours_are_independent(lag):
+    """Every bit of a word with every bit of the word `lag` later: rows, columns, strides."""
+    b = bits(words(3))
+    z = b[:-lag].T @ b[lag:] / np.sqrt(N - lag)
+    assert np.abs(z).max() < limit(z.size)
+
+
+def test_runs_of_top_bits():
+    """Patterns of 8 successive top bits are uniform (non-overlapping; 255 degrees of freedom)."""
+    top = (words(5) >> 31).reshape(-1, 8) @ (1 << np.arange(8))
+    counts = np.bincount(top, minlength=256)
+    expected = top.size / 256
+    assert stats.chi2.sf(((counts - expected) ** 2).sum() / expected, 255) > 1e-9
+
+
+def test_avalanche():
+    """Flipping any bit of the counter or of a key word flips each output bit half of the time.
+
+    16,384 counters, 96 input bits, 32 output bits. Kills: bits.py `mix`: `+ k1` after the last
+    multiplication.
+    """
+    n = 1 << 14
+    counter = np.random.default_rng(0).integers(0, 2**32, n, dtype=np.uint32)
+    k0, k1 = np.uint32(123456789), np.uint32(987654321)
+    base = np.asarray(mix(jnp.asarray(counter), k0, k1))
+    flips = []
+    for i in range(32):
+        bit = np.uint32(1 << i)
+        flips += [mix(jnp.asarray(counter ^ bit), k0, k1)]
+    z = np.stack([bits(base ^ np.asarray(f)).sum(0) for f in flips]) / np.sqrt(n)
+    assert np.abs(z).max() < limit(z.size)
+
+
+PLACES = [("step", 0), ("step", 1), ("conv1", "lhs"), ("conv1", "rhs"), ("conv2", "lhs")]
+
+
+@pytest.mark.parametrize(("a", "b"), list(itertools.combinations(PLACES, 2)))
+def test_places_are_independent(a, b):
+    """Words of two steps, layers or roles: no bit correlates with any bit at the same index, nor
+    at the next, nor are they shifts or permutations (few equal words).
+
+    Kills: bits.py `fold`: the part is ignored; `mix`: `+ k1` left out.
+    """
+    key = jax.random.key(0)
+    x, y = (np.asarray(random_words(fold(key, *place), (N,))) for place in (a, b))
+    for left, right in ((x, y), (x[1:], y[:-1])):
+        z = bits(left).T @ bits(right) / np.sqrt(len(left))
+        assert np.abs(z).max() < limit(2 * z.size)
+    # expected number of common values: N^2 / 2^32 = 16, Poisson
+    assert np.intersect1d(x, y).size < stats.poisson.isf(1e-9, 16 * 1.01)
+
+
+def test_a_word_depends_on_its_index_alone():
+    """However the array is cut: what makes sharding and tiling keep the bits."""
+    whole = random_words(jax.random.key(0), (6, 7)).ravel()
+    np.testing.assert_array_equal(whole[:21], random_words(jax.random.key(0), (3, 7)).ravel())
+    assert len(np.unique(words(0, 1 << 16))) > (1 << 16) - 10  # Poisson of mean 1/2
+
+
+def test_too_many_elements_are_refused():
+    with pytest.raises(ValueError, match="32-bit counter"):
+        jax.eval_shape(lambda k: random_words(k, (1 << 16, 1 << 16)), jax.random.key(0))
