@@ -33,8 +33,8 @@ class Mutant(NamedTuple):
 MUTANTS = {
     "axpy rounds twice": Mutant(
         "qtrain/optim/axpy.py",
-        'add(y, p, fmt, "nearest")',
-        "cast(y + p, fmt)",
+        'add(y, p, target, "nearest")',
+        "cast(y + p, target)",
         "tests/optim -k exact_addition",
     ),
     "momentum on the gradient": Mutant(
@@ -69,14 +69,14 @@ MUTANTS = {
     ),
     "rules match prefixes": Mutant(
         "qtrain/nn/rules.py",
-        "rule = next((r for r in rules if re.fullmatch(r.path, path)), None)",
-        "rule = next((r for r in rules if re.match(r.path, path)), None)",
+        "match = next((r for r in rules if re.fullmatch(r.path, path)), None)",
+        "match = next((r for r in rules if re.match(r.path, path)), None)",
         "tests/nn",
     ),
     "last match wins": Mutant(
         "qtrain/recipes/base.py",
-        "for at in getattr(self, place) or ():\n            if at.matches(layer, layers):",
-        "for at in reversed(getattr(self, place) or ()):\n            if at.matches(layer, layers):",
+        "in getattr(self, place) or ():\n            if at.matches",
+        "in reversed(getattr(self, place) or ()):\n            if at.matches",
         "tests/recipes -k first_match",
     ),
     "data unproved": Mutant(

@@ -3,6 +3,6 @@
 from qtrain.formats.codebook import Codebook
 from qtrain.formats.float import Float
 from qtrain.formats.integer import Fixed, Int
-from qtrain.formats.names import Format, get
+from qtrain.formats.names import Format, get, get_float
 
-__all__ = ["Codebook", "Fixed", "Float", "Format", "Int", "get"]
+__all__ = ["Codebook", "Fixed", "Float", "Format", "Int", "get", "get_float"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ class Codebook:
 
     def __post_init__(self) -> None:
         levels = tuple(float(v) for v in self.levels)
-        if len(levels) < 2 or any(a >= b for a, b in zip(levels, levels[1:], strict=False)):
+        if len(levels) < 2 or any(a >= b for a, b in itertools.pairwise(levels)):
             raise ValueError(f"levels must be two or more, ascending: {self.levels}")
         if not all(math.isfinite(v) and float(np.float32(v)) == v for v in levels):
             raise ValueError(f"levels must be finite float32 values: {self.levels}")

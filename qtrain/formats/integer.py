@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 
 import numpy as np
@@ -55,8 +56,8 @@ class Int:
 class Fixed:
     """Two's complement with `int` bits before the point (the sign included) and `frac` after."""
 
-    int: int
-    frac: int
+    int: builtins.int
+    frac: builtins.int
 
     def __post_init__(self) -> None:
         if self.int < 1 or self.frac < 0 or self.bits > 24:
@@ -71,7 +72,7 @@ class Fixed:
         return f"fixed{self.int}.{self.frac}"
 
     @property
-    def bits(self):
+    def bits(self) -> builtins.int:
         """Width of a code."""
         return self.int + self.frac
 
@@ -91,7 +92,7 @@ class Fixed:
         return -(2.0 ** (self.int - 1))
 
     @property
-    def num_codes(self):
+    def num_codes(self) -> builtins.int:
         """How many values there are."""
         return 2**self.bits
 

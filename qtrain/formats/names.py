@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import Any
 
 from qtrain.formats.codebook import BINARY, TERNARY, Codebook, power_levels
 from qtrain.formats.float import Float
@@ -59,10 +60,22 @@ def get(name: str | Format) -> Format:
     return found
 
 
+def get_float(name: str | Format) -> Float:
+    """`get`, where only a float will do.
+
+    Raises:
+      ValueError: no such format, or one of another kind.
+    """
+    found = get(name)
+    if not isinstance(found, Float):
+        raise ValueError(f"{found.name} is no floating-point format")
+    return found
+
+
 def _parse(name: str) -> Format | None:
     if m := _FLOAT.fullmatch(name):
         bias = None if m[3] is None else int(m[3])
-        top = m[4] or "ieee"
+        top: Any = m[4] or "ieee"
         return Float(int(m[1]), int(m[2]), bias, not m[5], top, bool(m[6]))
     if m := _INT.fullmatch(name):
         return Int(int(m[2]), not m[1], bool(m[3]))

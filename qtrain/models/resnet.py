@@ -49,6 +49,10 @@ class Block(nnx.Module):
 class CifarResNet(nnx.Module):
     """Three stages of n blocks with 16, 32, 64 channels; option A [he2016deep, Sec. 4.2]."""
 
+    stage1: nnx.List
+    stage2: nnx.List
+    stage3: nnx.List
+
     def __init__(
         self, *, depth: int, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs
     ):
@@ -77,6 +81,11 @@ class CifarResNet(nnx.Module):
 
 class ResNet18(nnx.Module):
     """Four stages of two blocks for 224x224 images; option B [he2016deep, Table 1]."""
+
+    stage1: nnx.List
+    stage2: nnx.List
+    stage3: nnx.List
+    stage4: nnx.List
 
     def __init__(self, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs):
         """`in_shape` is (height, width, channels)."""

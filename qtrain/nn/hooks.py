@@ -8,6 +8,7 @@ variable, its key, which the training step sets anew each time.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -18,7 +19,10 @@ from qtrain.ops import DotConfig, conv_general_dilated, dot_general
 from qtrain.quantize import fold
 
 Tree = TypeVar("Tree")
-HOOKS = {"dot_general": dot_general, "conv_general_dilated": conv_general_dilated}
+HOOKS: dict[str, Callable] = {
+    "dot_general": dot_general,
+    "conv_general_dilated": conv_general_dilated,
+}
 
 
 class RoundingKey(nnx.Variable):

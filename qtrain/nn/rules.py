@@ -49,9 +49,9 @@ def quantize_model(model: Model, rules: Sequence[Rule]) -> Model:
                 f"rule {rule.path!r} matches no layer; the layers are {', '.join(layers)}"
             )
     for path, (module, name) in layers.items():
-        rule = next((r for r in rules if re.fullmatch(r.path, path)), None)
-        if rule is not None:
-            setattr(module, name, _hook(name, rule.config, path))
+        match = next((r for r in rules if re.fullmatch(r.path, path)), None)
+        if match is not None:
+            setattr(module, name, _hook(name, match.config, path))
     return model
 
 

@@ -59,7 +59,7 @@ def accumulate(
         return jnp.zeros((batch, m, n), jnp.float32)
     accum = _without_single_chunks(accum)
     operands = [lhs, rhs]
-    if accum.needs_key:
+    if accum.needs_key and key is not None:
         if index is None:
             index = lax.iota(jnp.uint32, batch * m * n).reshape(batch, m, n)
         operands += [index, key_words(key)]
@@ -144,15 +144,15 @@ def _tile(operands, right, words, *, plan: Plan, accum: Accumulator, exact: bool
     k = lhs.shape[-1]
     left = to_blocks(lhs, plan, filler=-0.0)
     total = jnp.full((*lhs.shape[:2], right.shape[-1]), -0.0, jnp.float32)
-    inner = _Level(0, formats.get(accum.intra or accum.fmt), accum, exact, words, index)
-    outer = _Level(1, formats.get(accum.fmt), accum, exact, words, index)
+    inner = _Level(0, formats.get_float(accum.intra or accum.fmt), accum, exact, words, index)
+    outer = _Level(1, formats.get_float(accum.fmt), accum, exact, words, index)
     inner_streams = inner.streams(steps(plan))
     outer_streams = outer.streams(jnp.arange(plan.groups * plan.side).reshape(-1, plan.chain))
 
     def group(g, total):
-        count = plan.blocks
+        count: int | jax.Array = plan.blocks
         if plan.side == 1:  # a short last chunk needs fewer blocks
-            count = jnp.minimum(count, -(-(k - g * plan.chunk) // plan.unroll))
+            count = jnp.minimum(plan.blocks, -(-(k - g * plan.chunk) // plan.unroll))
         sums = fold(
             inner.add_products,
             jnp.full((plan.side, *total.shape), -0.0, jnp.float32),
@@ -193,7 +193,7 @@ class _Level:
         for u in range(left.shape[0]):
             p = multiply(left[u][..., :, None], right[u][..., None, :])
             if self.exact and self.accum.product is not None:
-                p = cast(p, formats.get(self.accum.product))
+                p = cast(p, formats.get_float(self.accum.product))
             total = self._add(total, p, self._bits(streams, u))
         return total
 
@@ -210,11 +210,12 @@ class _Level:
 
     def _bits(self, streams, u: int):
         """Bits of the u-th addition of a block; blocks of even length start at even steps."""
-        if streams is None:
+        if streams is None or self.index is None:
             return None
         nbits = 23 - self.fmt.man
         paired = nbits <= 16 and len(streams[0]) % 2 == 0
         first, second, odd = (x[u - u % 2 if paired else u] for x in streams)
-        spread = lambda x: x[(...,) + (None,) * self.index.ndim]  # noqa: E731
-        word = mix(self.index, spread(first), spread(second))
+        index = self.index
+        spread = lambda x: x[(...,) + (None,) * index.ndim]  # noqa: E731
+        word = mix(index, spread(first), spread(second))
         return _half(word, u % 2 if paired else spread(odd), nbits)

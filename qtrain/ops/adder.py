@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from qtrain.formats import Float
+from qtrain.ops.config import Rounding
 from qtrain.quantize import cast
 
 _EXPONENT = np.uint32(0x7F800000)
@@ -20,7 +21,7 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _SIGN = np.uint32(0x80000000)
 
 
-def add(a: jax.Array, b: jax.Array, fmt: Float, rounding: str, word=None) -> jax.Array:
+def add(a: jax.Array, b: jax.Array, fmt: Float, rounding: Rounding, word=None) -> jax.Array:
     """Returns a + b rounded once to `fmt`, in float32.
 
     Args:
@@ -38,8 +39,8 @@ def add(a: jax.Array, b: jax.Array, fmt: Float, rounding: str, word=None) -> jax
         return _add_stochastic(a, b, fmt, word)
     if rounding == "align":
         a, b = _aligned(a, b, fmt), _aligned(b, a, fmt)
-        rounding = "toward_zero"
-    return cast(_sum_to_odd(a, b), fmt, rounding=rounding)
+    truncated = rounding in ("align", "toward_zero")
+    return cast(_sum_to_odd(a, b), fmt, rounding="toward_zero" if truncated else "nearest")
 
 
 def add_narrow(a: jax.Array, b: jax.Array, fmt: Float, rounding: str, word=None) -> jax.Array:

@@ -60,6 +60,7 @@ class Accumulator:
 
     @property
     def needs_key(self) -> bool:
+        """Whether its additions draw random bits."""
         return self.rounding == "stochastic"
 
 

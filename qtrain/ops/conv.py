@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from qtrain.ops.accumulate import accumulate
-from qtrain.ops.config import DotConfig
+from qtrain.ops.config import Accumulator, DotConfig
 from qtrain.ops.dot import has_gemm_settings, quantize, role_keys
 from qtrain.ops.operands import extent
 
@@ -161,7 +161,9 @@ def _conv_bwd(config, window, residuals, error):
     if config.weight_grad is None:
         dw = pull(for_wgrad)[1]
     else:
-        dw = _weight_gradient(x, for_wgrad, w.shape, window, config, keys["weight_grad"])
+        dw = _weight_gradient(
+            x, for_wgrad, w.shape, window, config.weight_grad, keys["weight_grad"]
+        )
         dw = dw.astype(w.dtype)
     return dx, dw, None
 
@@ -212,20 +214,18 @@ def _accumulate_conv(x, w, window: _Window, accum, key):
     return y.reshape(-1, *out[1:])[: out[0]]
 
 
-def _weight_gradient(x, error, shape, window: _Window, config: DotConfig, key):
+def _weight_gradient(x, error, shape, window: _Window, accum: Accumulator, key):
     """(*kernel, Cin / groups, Cout), summed over (n, output pixel)."""
     x, error = x.astype(jnp.float32), error.astype(jnp.float32)
     patches = _patches(x, shape[:-2], window, k_first=False)
     right = error.reshape(-1, window.groups, shape[-1] // window.groups)
     right = jnp.moveaxis(right, 1, 0)
     index = None
-    if config.weight_grad.needs_key:
+    if accum.needs_key:
         index = lax.iota(jnp.uint32, math.prod(shape)).reshape(-1, *right.shape[::2])
         index = jnp.moveaxis(index, 1, 0)
     extents = (extent(x), extent(error))
-    dw = accumulate(
-        jnp.swapaxes(patches, 1, 2), right, config.weight_grad, key, extents=extents, index=index
-    )
+    dw = accumulate(jnp.swapaxes(patches, 1, 2), right, accum, key, extents=extents, index=index)
     return jnp.moveaxis(dw, 0, 1).reshape(shape)
 
 

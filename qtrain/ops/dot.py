@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,7 @@ def role_keys(config: DotConfig, key: jax.Array | None) -> dict[str, jax.Array |
         raise ValueError(
             f"{', '.join(drawing)} round stochastically: pass key=jax.random.key(seed)"
         )
-    return {role: fold(key, role) if role in drawing else None for role in roles}
+    return {role: None if key is None or role not in drawing else fold(key, role) for role in roles}
 
 
 def quantize(quantizer: Quantizer | None, x: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -103,7 +104,9 @@ def quantize(quantizer: Quantizer | None, x: jax.Array, key: jax.Array | None) -
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _dot(config: DotConfig, numbers, settings, lhs, rhs, keys):
-    plain = functools.partial(lax.dot_general, dimension_numbers=numbers, **dict(settings))
+    plain: Callable = functools.partial(
+        lax.dot_general, dimension_numbers=numbers, **dict(settings)
+    )
     if config.forward is None:
         return plain(lhs, rhs)
     out = jax.eval_shape(plain, lhs, rhs)
@@ -118,7 +121,9 @@ def _dot_fwd(config, numbers, settings, lhs, rhs, keys):
 
 def _dot_bwd(config, numbers, settings, residuals, error):
     lhs, rhs, keys = residuals
-    plain = functools.partial(lax.dot_general, dimension_numbers=numbers, **dict(settings))
+    plain: Callable = functools.partial(
+        lax.dot_general, dimension_numbers=numbers, **dict(settings)
+    )
     _, pull = jax.vjp(plain, lhs, rhs)
     canonical, restore = jax.vjp(lambda a, b: _canonical(a, b, numbers), lhs, rhs)
     left, right = map(_f32, canonical)

@@ -55,8 +55,8 @@ def narrow(a: Extent, b: Extent, length: int, accum: Accumulator) -> jax.Array:
                      and P + Pp <= 23: a sum that float32 rounds then lies farther from a
                      tie than that rounding can move it
     """
-    fmt = formats.get(accum.fmt)
-    intra = formats.get(accum.intra or accum.fmt)
+    fmt = formats.get_float(accum.fmt)
+    intra = formats.get_float(accum.intra or accum.fmt)
     if accum.rounding not in ("nearest", "stochastic"):
         return jnp.bool_(False)
     bits = a.significand + b.significand
@@ -69,7 +69,7 @@ def narrow(a: Extent, b: Extent, length: int, accum: Accumulator) -> jax.Array:
     ok &= top <= min(math.log2(f.max) for f in (fmt, intra))
     ok &= top <= 127 - 24  # the magic number of `add_narrow` stays finite
     if accum.product is not None:
-        held = formats.get(accum.product)
+        held = formats.get_float(accum.product)
         ok &= (bits <= held.precision) & (quantum >= _smallest_exp(held))
         ok &= top <= math.log2(held.max)
     if accum.rounding == "nearest":

@@ -15,7 +15,7 @@ from qtrain.optim.axpy import Rounding, axpy, check, map_leaves, need_params, ra
 class AdamState(NamedTuple):
     """Steps so far, and both moments on the grid of the format."""
 
-    count: jax.Array  # int32
+    count: jax.Array  # type: ignore[assignment]  # int32; optax's name, though tuple has it too
     mu: optax.Params
     nu: optax.Params
 

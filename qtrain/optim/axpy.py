@@ -7,7 +7,7 @@ updates smaller than half an ulp of the weight still arrive on average.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ def axpy(alpha, x: jax.Array, y: jax.Array, fmt: Float | str, key: jax.Array | N
     Nearest without a key: rounded once from the exact sum. With a key, stochastic: the float32
     sum decides the odds, which its rounding shifts by at most 2^-(23 - man) of an ulp.
     """
-    fmt = formats.get(fmt)
+    target = formats.get_float(fmt)
     p = product(jnp.asarray(alpha, jnp.float32), x)
-    return add(y, p, fmt, "nearest") if key is None else cast(y + p, fmt, key)
+    return add(y, p, target, "nearest") if key is None else cast(y + p, target, key)
 
 
 def round_params(params: Tree, fmt: Float | str) -> Tree:
@@ -80,15 +80,17 @@ def map_leaves(update: Callable, key: jax.Array | None, rounding: Rounding, *tre
 
     def one(path, *leaves):
         def key_of(role: str):
-            if rounding == "nearest":
+            if key is None or rounding == "nearest":
                 return None
             return fold(key, jax.tree_util.keystr(path), role)
 
         return update(key_of, *leaves)
 
+    structure: Any  # PyTreeDef, which JAX exports without its methods
     flat, structure = jax.tree_util.tree_flatten_with_path(trees[0])
     rest = [structure.flatten_up_to(tree) for tree in trees[1:]]
-    columns = zip(*(one(path, leaf, *r) for (path, leaf), *r in zip(flat, *rest, strict=True)))
+    rows = [one(path, leaf, *r) for (path, leaf), *r in zip(flat, *rest, strict=True)]
+    columns = zip(*rows, strict=True)
     return tuple(structure.unflatten(column) for column in columns)
 
 

@@ -14,7 +14,7 @@ from qtrain.optim.axpy import Rounding, axpy, check, map_leaves, need_params, ra
 class SgdState(NamedTuple):
     """Steps so far, and v on the grid of the format."""
 
-    count: jax.Array  # int32
+    count: jax.Array  # type: ignore[assignment]  # int32; optax's name, though tuple has it too
     velocity: optax.Params
 
 

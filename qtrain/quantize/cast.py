@@ -60,7 +60,7 @@ def cast(
     _check(x, rounding, key, random_bits, variant)
     nbits = random_bits or (max(23 - fmt.man, 1) if isinstance(fmt, Float) else 24)
     words = None
-    if rounding == "stochastic":
+    if key is not None:  # only stochastic rounding may have one
         words = random_words(key, x.shape) >> np.uint32(32 - nbits)
     return cast_with_bits(x, fmt, rounding, words, nbits, variant)
 

@@ -33,5 +33,5 @@ def straight_through(f: Callable, x: jax.Array, *, clip: tuple | None = None) ->
 def clip_range(fmt, scale: jax.Array | None) -> tuple:
     """The range of a format, in units of the unscaled value."""
     low = getattr(fmt, "min", -fmt.max)
-    scale = 1.0 if scale is None else lax.stop_gradient(scale)
-    return low * scale, fmt.max * scale
+    unit = 1.0 if scale is None else lax.stop_gradient(scale)
+    return low * unit, fmt.max * unit

@@ -181,7 +181,8 @@ def merge(first: Recipe, second: Recipe) -> Recipe:
 
 def baseline(recipe: Recipe) -> Recipe:
     """The same run with every place in float32."""
-    return dataclasses.replace(recipe, key="float32", **dict.fromkeys(PLACES))
+    nothing: dict[str, Any] = dict.fromkeys(PLACES)
+    return dataclasses.replace(recipe, key="float32", **nothing)
 
 
 def _check_paths(recipe: Recipe, layers: Sequence[Layer]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 
 class Interrupt:
@@ -15,7 +15,7 @@ class Interrupt:
         """`say` shows a line to the user."""
         self.requested = False
         self._say = say
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Takes over the signals, where Python lets us: in the main thread."""

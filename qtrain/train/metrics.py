@@ -99,14 +99,16 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
 def commit() -> str | None:
     """The source's git commit, with "+" if files differ from it; None outside a checkout."""
     here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.check_output(command, text=True, timeout=10, stderr=subprocess.DEVNULL)
+
     try:
-        settings = {"capture_output": True, "text": True, "timeout": 10, "check": True}
-        head = subprocess.run([*git, "rev-parse", "HEAD"], **settings).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], **settings).stdout
+        head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
     except (OSError, subprocess.SubprocessError):
         return None
-    return head + ("+" if changed.strip() else "")
+    return head.strip() + ("+" if changed.strip() else "")
 
 
 def _version(name: str) -> str | None:

@@ -26,10 +26,11 @@ def show(recipe: Recipe, dataset: Dataset, results: Sequence[Result], folder: Pa
     console.print(formats)
     console.print(outcome(recipe, dataset, results))
     if len(results) == 2:
-        gap = 100 * (results[1].accuracy - results[0].accuracy)
+        ours, reference = results
+        gap = _percent(reference) - _percent(ours)
         console.print(f"gap to float32: {gap:+.2f} points (positive: float32 is better)")
-        ratio = results[0].step_seconds and results[0].step_seconds / results[1].step_seconds
-        if ratio:
+        if ours.step_seconds and reference.step_seconds:
+            ratio = ours.step_seconds / reference.step_seconds
             console.print(f"emulation costs {ratio:.1f} times the float32 step on this machine")
     for result in results:
         console.print(
@@ -49,7 +50,12 @@ def outcome(recipe: Recipe, dataset: Dataset, results: Sequence[Result]) -> Tabl
     for r in results:
         speed = "" if r.step_seconds is None else f"{1e3 * r.step_seconds:.1f}"
         table.add_row(
-            r.key, f"{100 * r.accuracy:.2f} %", f"{r.loss:.4f}", speed,
+            r.key, f"{_percent(r):.2f} %", f"{r.loss:.4f}", speed,
             f"{r.compile_seconds:.1f} s", str(r.skipped),
         )  # fmt: skip
     return table
+
+
+def _percent(result: Result) -> float:
+    """Test accuracy in percent; NaN before the first evaluation."""
+    return float("nan") if result.accuracy is None else 100 * result.accuracy

@@ -59,7 +59,8 @@ def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Prog
     model.eval()
     eval_graph = nnx.split(model)[0]
     model.train()
-    train_graph, params, hooks, stats = nnx.split(model, nnx.Param, RoundingKey, ...)
+    parts: Any = nnx.split(model, nnx.Param, RoundingKey, ...)
+    train_graph, params, hooks, stats = parts
     if recipe.update is not None:
         params = optim.round_params(params, recipe.update.fmt)
     transform = optimizer(recipe, steps)

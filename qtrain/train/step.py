@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -39,7 +41,8 @@ def train_step(
         model = nnx.merge(program.train_graph, params, hooks, state.stats)
         logits = model(normalize(images, program.mean, program.std))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        stats = nnx.split(model, nnx.Param, RoundingKey, ...)[3]
+        parts: Any = nnx.split(model, nnx.Param, RoundingKey, ...)
+        stats = parts[3]
         return loss * scale, (loss, logits, stats)
 
     grads, (loss, logits, stats) = jax.grad(scaled_loss, has_aux=True)(state.params)
