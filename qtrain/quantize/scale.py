@@ -62,7 +62,7 @@ class Scale:
         if self.method == "power_of_two":
             scale = jnp.where(usable, _power_above(scale), 1)
         if self.method == "mse":
-            scale = jnp.where(usable, _least_error(groups, scale, fmt), 1)
+            scale = _least_error(groups, scale, fmt)
         return restore(scale)
 
     def _grouped(self, x: jax.Array):
@@ -104,6 +104,6 @@ def _least_error(groups: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
         inside = jnp.clip(groups / s, -limit, limit)
         return jnp.sum((cast(inside, fmt) * s - groups) ** 2, axis=-1, keepdims=True)
 
-    factors = np.arange(32, 0, -1, dtype=np.float32) / 32  # of equal ones, the first is taken
+    factors = np.arange(32, 0, -1, dtype=np.float32) / 32  # 1 first: taken if all are alike
     errors = lax.map(error, jnp.asarray(factors))
     return scale * jnp.asarray(factors)[jnp.argmin(errors, axis=0)]

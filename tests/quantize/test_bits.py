@@ -96,7 +96,7 @@ def test_places_are_independent(a, b):
     """Words of two steps, layers or roles: no bit correlates with any bit at the same index, nor
     at the next, nor are they shifts or permutations (few equal words).
 
-    Kills: bits.py `fold`: the part is ignored; `mix`: `+ k1` left out.
+    Kills: bits.py `fold`: the part is ignored.
     """
     key = jax.random.key(0)
     x, y = (np.asarray(random_words(fold(key, *place), (N,))) for place in (a, b))
@@ -105,6 +105,16 @@ def test_places_are_independent(a, b):
         assert np.abs(z).max() < limit(2 * z.size)
     # expected number of common values: N^2 / 2^32 = 16, Poisson
     assert np.intersect1d(x, y).size < stats.poisson.isf(1e-9, 16 * 1.01)
+
+
+def test_keys_are_no_shifts():
+    """Two keys whose first words make the second stream the first one, one step later, but for
+    the second word. Kills: bits.py `mix`: `+ k1` left out.
+    """
+    i, k0 = jnp.arange(N, dtype=jnp.uint32), np.uint32(77)
+    later = mix(i + 1, k0, np.uint32(5))
+    shifted = mix(i, k0 + np.uint32(0x9E3779B1), np.uint32(6))
+    assert int((later == shifted).sum()) < stats.poisson.isf(1e-9, N / 2**32) + 1
 
 
 def test_a_word_depends_on_its_index_alone():

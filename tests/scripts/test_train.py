@@ -22,9 +22,14 @@ def command(*argv) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, argv)]
 
 
-def environment() -> dict[str, str]:
-    """One CPU device per process, as a user would have."""
-    return {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """One CPU device per process, as a user would have; equal programs are compiled once."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return {
+        **os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "100",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }  # fmt: skip
 
 
 def lines(folder: Path) -> list[str]:
@@ -99,22 +104,22 @@ def test_runs_are_numbered(tmp_path, monkeypatch):
     assert train._folder(train.Run(resume=True), "a") == Path("runs/a/007")
 
 
-def test_killed_and_resumed(tmp_path):
+def test_killed_and_resumed(tmp_path, environment):
     """SIGKILL while it trains, twice; then --resume: metrics equal those of a whole run.
 
     The weights follow from the metrics: they are a function of the state, and the last
     evaluation's loss is among them to the last digit (tests/train/test_loop.py compares arrays).
     """
     argv = ("wang2018fp8", *SHORT, "--checkpoint-every", 5)
-    subprocess.run(command(*argv, "--out", tmp_path / "whole"), env=environment(), check=True)
+    subprocess.run(command(*argv, "--out", tmp_path / "whole"), env=environment, check=True)
     killed = tmp_path / "killed"
     for until in (10, 35):
         resume = ["--resume"] if killed.exists() else []
-        process = subprocess.Popen(command(*argv, "--out", killed, *resume), env=environment())
+        process = subprocess.Popen(command(*argv, "--out", killed, *resume), env=environment)
         _wait_for_step(killed / "wang2018fp8" / "checkpoints", until, process)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    subprocess.run(command(*argv, "--out", killed, "--resume"), env=environment(), check=True)
+    subprocess.run(command(*argv, "--out", killed, "--resume"), env=environment, check=True)
     assert lines(killed / "wang2018fp8") == lines(tmp_path / "whole" / "wang2018fp8")
 
 
@@ -126,7 +131,7 @@ def _wait_for_step(checkpoints: Path, step: int, process: subprocess.Popen) -> N
         time.sleep(0.002)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, environment):
     argv = (
         "float32",
         "--model",
@@ -139,7 +144,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         tmp_path / "a",
     )
     process = subprocess.Popen(
-        command(*argv), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*argv), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     _wait_for_step(tmp_path / "a" / "float32" / "checkpoints", 5, process)
     process.send_signal(signal.SIGINT)
@@ -151,7 +156,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert (tmp_path / "a" / "float32" / "checkpoints" / str(step) / "seal.json").exists()
 
 
-def test_two_processes(tmp_path):
+def test_two_processes(tmp_path, environment):
     """gloo on loopback: every loss as on one device, within what the order of the sum allows.
 
     Only the mean over the batch and the bias gradients are native sums. The first loss differs
@@ -159,7 +164,7 @@ def test_two_processes(tmp_path):
     network, so tests/train/test_step.py compares them step by step from equal states.
     """
     argv = ("wang2018fp8", *SHORT, "--steps", 3)
-    subprocess.run(command(*argv, "--out", tmp_path / "one"), env=environment(), check=True)
+    subprocess.run(command(*argv, "--out", tmp_path / "one"), env=environment, check=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -168,7 +173,7 @@ def test_two_processes(tmp_path):
         "--coordinator", f"127.0.0.1:{port}",
     )  # fmt: skip
     processes = [
-        subprocess.Popen(command(*both, "--process-id", i), env=environment()) for i in (0, 1)
+        subprocess.Popen(command(*both, "--process-id", i), env=environment) for i in (0, 1)
     ]
     assert [p.wait(timeout=180) for p in processes] == [0, 0]
     one, two = (
@@ -179,11 +184,11 @@ def test_two_processes(tmp_path):
     assert abs(one[0] - two[0]) <= 2 * 128 * 2.0**-24 * one[0]
 
 
-def test_no_process_writes_outside_its_folder(tmp_path):
+def test_no_process_writes_outside_its_folder(tmp_path, environment):
     """A whole run by a newcomer: everything is where the last lines say it is."""
     run = subprocess.run(
         command("wang2018fp8", "--model", "mlp", "--steps", 3),
-        env=environment(), cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
     for name in re.findall(r"runs/\S+", run.stdout):
