@@ -35,6 +35,10 @@ class Dataset:
 
     train_x, test_x: uint8 (N, H, W, C). train_y, test_y: int32 (N,), 0 to num_classes - 1.
     mean, std: per channel over all training pixels scaled to 0..1; std divides by N.
+
+    Raises:
+      ValueError: other shapes or dtypes (so no NaN either), a label out of range, a channel
+        that is constant.
     """
 
     name: str
@@ -45,6 +49,28 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for split, x, y in (
+            ("train", self.train_x, self.train_y),
+            ("test", self.test_x, self.test_y),
+        ):
+            if x.dtype != np.uint8 or x.ndim != 4:
+                raise ValueError(
+                    f"{self.name}: {split} images must be uint8 (N, H, W, C), not {x.dtype} {x.shape}"
+                )
+            if y.shape != x.shape[:1]:
+                raise ValueError(f"{self.name}: {len(x)} {split} images but labels {y.shape}")
+            if bad := np.flatnonzero((y < 0) | (y >= self.num_classes)).tolist():
+                raise ValueError(
+                    f"{self.name}: label {y[bad[0]]} of {split} image {bad[0]} is not in 0 to"
+                    f" {self.num_classes - 1}"
+                )
+        if not all(0 < s < 1 for s in self.std) or not np.isfinite(self.mean).all():
+            raise ValueError(
+                f"{self.name}: cannot normalize by mean {self.mean} and standard deviation"
+                f" {self.std}: a channel is constant or not finite"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,31 @@ def test_no_folder_says_how_to_get_one(monkeypatch):
         data.load("cifar10")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train_x": np.full((2, 8, 8, 1), np.nan, np.float32)},
+            "train images must be uint8.*float32",
+        ),
+        ({"test_x": np.zeros((2, 8, 8), np.uint8)}, r"test images must be .* \(2, 8, 8\)"),
+        ({"train_y": np.zeros(3, np.int32)}, r"2 train images but labels \(3,\)"),
+        ({"test_y": np.array([0, 10], np.int32)}, "label 10 of test image 1 is not in 0 to 9"),
+        ({"std": (0.0,)}, "a channel is constant"),
+        ({"mean": (float("nan"),)}, "cannot normalize by mean"),
+    ],
+)
+def test_bad_data_is_refused(changes, message):
+    x, y = np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32)
+    good = {
+        "name": "mine", "train_x": x, "train_y": y, "test_x": x, "test_y": y,
+        "num_classes": 10, "mean": (0.3,), "std": (0.3,),
+    }  # fmt: skip
+    data.Dataset(**good)
+    with pytest.raises(ValueError, match=message):
+        data.Dataset(**(good | changes))
+
+
 def test_unknown_name():
     with pytest.raises(ValueError, match="unknown data set 'cifar': did you mean cifar10"):
         data.load("cifar")
