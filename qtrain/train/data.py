@@ -51,13 +51,12 @@ class Dataset:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for split, x, y in (
-            ("train", self.train_x, self.train_y),
-            ("test", self.test_x, self.test_y),
-        ):
+        splits = {"train": (self.train_x, self.train_y), "test": (self.test_x, self.test_y)}
+        for split, (x, y) in splits.items():
             if x.dtype != np.uint8 or x.ndim != 4:
                 raise ValueError(
-                    f"{self.name}: {split} images must be uint8 (N, H, W, C), not {x.dtype} {x.shape}"
+                    f"{self.name}: {split} images must be uint8 (N, H, W, C), not {x.dtype}"
+                    f" {x.shape}"
                 )
             if y.shape != x.shape[:1]:
                 raise ValueError(f"{self.name}: {len(x)} {split} images but labels {y.shape}")
