@@ -212,10 +212,11 @@ class _Run:
     def _stop_if_broken(self, step: int, row: dict[str, Any]) -> None:
         if row["broken"] >= 0:
             self.writer.write(kind="stop", step=step, place=PLACES[row["broken"]], loss=row["loss"])
+            saved = f"; the checkpoint of step {self.saved} is kept in {self.checkpoints.folder}"
+            kept = saved if self.saved > 0 else ""
             raise NotFinite(
                 f"step {step} of {self.recipe.key}: {PLACES[row['broken']]} not finite (loss"
-                f" {row['loss']}); try a lower --optimizer.lr, or a format of more range. The"
-                f" last good checkpoint is kept in {self.checkpoints.folder}"
+                f" {row['loss']}); try a lower --optimizer.lr, or a format of more range{kept}"
             )
         if row.get("in_a_row", 0) >= MOST_SKIPPED:
             raise NotFinite(
