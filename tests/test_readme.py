@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from paper_figs import style
 from qtrain import papers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +34,15 @@ def test_table_is_generated():
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
 def test_links_lead_somewhere(path):
     assert (ROOT / path).exists()
+
+
+def test_accuracies_are_the_measured_ones():
+    runs: dict[str, list[float]] = {}
+    for row in style.rows("wang2018fp8", "ablations"):
+        runs.setdefault(row["variant"], []).append(100 * row["accuracy"])
+    for name, values in runs.items():
+        shown = name.replace("full", "whole FP8 recipe")
+        assert f"| {shown} | {np.mean(values):.2f} % |" in README
 
 
 def test_commands_exist():
