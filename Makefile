@@ -40,7 +40,7 @@ clean:  ## remove .venv and caches; runs/ and results stay
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11; say make PYTHON=/path/to/python3.11"; exit 1; }
+	  { echo "error: $(PYTHON) does not run or is older than Python 3.11; say make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/core.stamp: .venv/bin/python pyproject.toml constraints.txt
