@@ -35,7 +35,7 @@ bench: .venv/test.stamp  ## time the operations and the training step (5 minutes
 	$(BIN)/python scripts/bench.py $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ and results stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf .venv .pytest_cache .xla_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

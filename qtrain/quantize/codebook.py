@@ -13,7 +13,7 @@ def round_codebook(x: jax.Array, fmt: Codebook, rounding: str, r, nbits: int) ->
     """Rounds float32 `x` to one of the two levels around it; beyond the ends, to the end.
 
     nearest breaks ties to the level of even index; to_odd takes an inexact value to the
-    level of odd index. NaN stays NaN.
+    level of odd index. NaN stays NaN. Float32 subnormals are taken for zero, as XLA compares them.
     """
     levels = np.array(fmt.levels, np.float32)
     if rounding in ("nearest", "nearest_away"):

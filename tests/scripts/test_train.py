@@ -22,14 +22,10 @@ def command(*argv) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, argv)]
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """One CPU device per process, as a user would have; equal programs are compiled once."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return {
-        **os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "100",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }  # fmt: skip
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """One CPU device per process, as a user would have."""
+    return {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
 def lines(folder: Path) -> list[str]:
