@@ -24,17 +24,20 @@ def _ulp_shift(magnitude: int, fmt: Float) -> int:
     return max(magnitude.bit_length() - 1 - UNIT, fmt.emin) - fmt.man + UNIT
 
 
-def _keep(magnitude: int, shift: int, rounding: str, word: int = 0, bits: int = 0) -> int:
-    """`magnitude` at a multiple of 2^shift; stochastic: P3109 variant C with a word of `bits`."""
+def _keep(magnitude: int, shift: int, rounding: str, odd: int, word=0, bits: int = 0) -> int:
+    """`magnitude` at a multiple of 2^shift; stochastic: P3109 variant C with a word of `bits`.
+
+    A tie goes down unless the code of the lower neighbour is odd.
+    """
     if shift <= 0:
         return magnitude
     kept, rest = magnitude >> shift, magnitude & ((1 << shift) - 1)
     if rounding == "nearest":
         twice = 2 * rest - (1 << shift)
-        kept += twice > 0 or (twice == 0 and kept & 1)
+        kept += twice > 0 or (twice == 0 and odd)
     elif rounding == "stochastic":
         magnitude, shift = magnitude << bits, shift + bits  # so that `bits` bits exist below
-        fine = _keep(magnitude, shift - bits, "nearest")
+        fine = _keep(magnitude, shift - bits, "nearest", magnitude >> shift - bits & 1)
         kept, shift = fine + (word << (shift - bits)) >> shift, shift - bits
     return kept << shift
 
@@ -54,7 +57,10 @@ def round_int(n: int, fmt: Float, rounding: str, word: int = 0, sign: float = 1.
     sign = math.copysign(1.0, n) if n else sign
     if magnitude:
         shift = _ulp_shift(magnitude, fmt)
-        magnitude = _keep(magnitude, shift, rounding, word, 23 - fmt.man)
+        odd = magnitude >> max(shift, 0) & 1
+        if fmt.man == 0 and odd:  # 2^e alone: its code is its exponent field
+            odd = magnitude.bit_length() - UNIT - fmt.emin & 1
+        magnitude = _keep(magnitude, shift, rounding, odd, word, 23 - fmt.man)
     if magnitude > to_int(fmt.max):
         if rounding in ("toward_zero", "align"):
             return math.copysign(fmt.max, sign)

@@ -54,10 +54,13 @@ def narrow(a: Extent, b: Extent, length: int, accum: Accumulator) -> jax.Array:
       one rounding   (nearest) either float32 holds all the sums exactly, or Pp <= P <= 11
                      and P + Pp <= 23: a sum that float32 rounds then lies farther from a
                      tie than that rounding can move it
+      ties to even   (nearest) man > 0: without mantissa bits, even means an even exponent
+                     code, which the float32 addition does not see
     """
     fmt = formats.get_float(accum.fmt)
     intra = formats.get_float(accum.intra or accum.fmt)
-    if accum.rounding not in ("nearest", "stochastic"):
+    ties_to_code = accum.rounding == "nearest" and 0 in (fmt.man, intra.man)
+    if accum.rounding not in ("nearest", "stochastic") or ties_to_code:
         return jnp.bool_(False)
     bits = a.significand + b.significand
     quantum = (a.quantum_exp + b.quantum_exp).astype(jnp.float32)

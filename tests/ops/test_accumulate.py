@@ -22,7 +22,7 @@ SETTINGS = [  # chunk, rounding; K is 37: chunks of 1, an odd and an even number
     (None, "toward_zero"), (8, "toward_zero"), (None, "align"), (5, "align"),
 ]  # fmt: skip
 FORMATS = ["e6m9", "e5m10", "e4m3fn", "e5m2", "e3m4", "e8m7", "e6m9sat", "e6m9ftz", "e4m3fnuz",
-           "e5m2finite", "e2m1finite", "e7m21"]  # fmt: skip
+           "e5m2finite", "e2m1finite", "e7m21", "e5m0"]  # fmt: skip
 CORE = ["e6m9", "e4m3fn", "e5m10"]  # in the default run with every setting
 
 
