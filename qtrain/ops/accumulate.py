@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from qtrain import formats
-from qtrain.ops import adder
+from qtrain.ops import adder, fused
 from qtrain.ops.blocks import TILE, Plan, cut_rows, fold, plan_loops, steps, to_blocks
 from qtrain.ops.config import Accumulator
 from qtrain.ops.operands import Extent, extent, narrow
@@ -66,6 +66,8 @@ def accumulate(
     if flipped := n < m:  # the longer side becomes the vector dimension
         operands = [jnp.swapaxes(x, 1, 2) if x.ndim == 3 else x for x in operands]
         operands[:2] = operands[1::-1]
+        if accum.operands is not None:
+            accum = dataclasses.replace(accum, operands=accum.operands[::-1])
     exact = functools.partial(_by_tiles, accum=accum, exact=True)
     short = functools.partial(_by_tiles, accum=accum, exact=False)
     if accum.rounding in ("nearest", "stochastic"):
@@ -128,7 +130,7 @@ def _by_tiles(lhs, rhs, index=None, words=None, *, accum: Accumulator, exact: bo
     rows = max(1, TILE // (batch * n)) if batch == 1 else m
     tiles = -(-m // rows)
     rows = -(-m // tiles)
-    plan = plan_loops(batch * rows * n, k, accum.chunk, exact)
+    plan = plan_loops(batch * rows * n, k, accum.chunk, exact, accum.fused)
     right = to_blocks(jnp.swapaxes(rhs, 1, 2), plan, filler=1.0)
     tile = functools.partial(_tile, right=right, words=words, plan=plan, accum=accum, exact=exact)
     if tiles == 1:
@@ -189,6 +191,8 @@ class _Level:
     def add_products(self, total, block):
         """Adds unroll products to (side, B, M, N) sums."""
         left, right, streams = block
+        if self.accum.fused is not None:
+            return fused.dot_add(total, left, right, self.fmt, self.accum.operands)
         multiply = adder.product if self.exact else jnp.multiply
         for u in range(left.shape[0]):
             p = multiply(left[u][..., :, None], right[u][..., None, :])

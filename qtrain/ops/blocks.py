@@ -36,14 +36,17 @@ class Plan:
     parallel: bool  # whether one pass is worth several threads
 
 
-def plan_loops(outputs: int, k: int, chunk: int | None, exact: bool) -> Plan:
-    """Cuts the sums of `outputs` outputs over `k` products."""
+def plan_loops(
+    outputs: int, k: int, chunk: int | None, exact: bool, fused: int | None = None
+) -> Plan:
+    """Cuts the sums of `outputs` outputs over `k` products, `fused` of them per addition."""
     chunk = chunk or k
     chunks = -(-k // chunk)
     side = min(chunks, max(1, _SIDE // outputs))
     groups = -(-chunks // side)
     side = -(-chunks // groups)
     unroll = min(chunk + chunk % 2, _unroll(side * outputs, exact)) if chunk > 1 else 1
+    unroll = unroll if fused is None else min(fused, chunk)
     chain = _unroll(outputs, exact) if side > 1 else 1
     side = -(-side // chain) * chain
     return Plan(

@@ -34,6 +34,14 @@ class Accumulator:
       toward_zero  the exact sum, truncated
       align        both addends lose their bits below the ulp of the larger one, then the
                    sum is truncated: an adder without guard bits
+
+    fused: inside a chunk, this many products are added to the sum at once, with one alignment
+    and one truncation, as tensor cores do (see `fused.dot_add`) [xie2025mmasim]; also in float32.
+    `operands` are then the formats of the GEMM's two operands, whose subnormals count as
+    2^emin in the alignment; without it each operand has the exponent of its value. FP8 on
+    Hopper: `Accumulator("e8m13", None, "align", fused=32, operands=("e4m3fn", "e4m3fn"))`;
+    promoted to float32 every 128 products [deepseek2024v3, Sec. 3.3.2]:
+    `Accumulator("float32", 128, "align", intra="e8m13", fused=32, operands=...)`.
     """
 
     fmt: str = "e6m9"  # format of the sum over chunks, and of the sum inside a chunk
@@ -41,6 +49,8 @@ class Accumulator:
     rounding: Rounding = "nearest"
     product: str | None = None  # format that products are rounded to (nearest), if any
     intra: str | None = None  # format inside a chunk, where it differs from fmt
+    fused: int | None = None  # products per addition
+    operands: tuple[str, str] | None = None  # formats of the operands; for fused additions
 
     sources = ("wang2018fp8",)
 
@@ -52,11 +62,29 @@ class Accumulator:
         for name in (self.fmt, self.intra, self.product):
             _check_sum_format(name)
         sums = {formats.get(name) for name in (self.fmt, self.intra or self.fmt)}
-        if sums == {formats.get("float32")} and self.rounding != "nearest":
+        if self.fused is not None or self.operands is not None:
+            self._check_fused()
+        elif sums == {formats.get("float32")} and self.rounding != "nearest":
             raise ValueError(
                 f"sums in float32 are rounded to nearest, not {self.rounding}: for that, use a"
                 " format of at most 21 mantissa bits, such as e8m21"
             )
+
+    def _check_fused(self) -> None:
+        """Raises ValueError for what `fused.dot_add` cannot do exactly."""
+        if self.fused is None:
+            raise ValueError("operands are for fused additions only: give fused, or leave them out")
+        if self.rounding != "align" or self.product is not None:
+            raise ValueError("fused additions take exact products and truncate: align, no product")
+        man = formats.get_float(self.intra or self.fmt).man
+        most = ((2**31 - 1 >> man) - 2) // 4
+        if not 1 <= self.fused <= most or man < 1:
+            raise ValueError(
+                f"cannot fuse {self.fused} products in {self.intra or self.fmt}: its sums must fit"
+                f" in 32 bits, which allows 1 to {most} products and at least 1 mantissa bit"
+            )
+        for name in self.operands or ():
+            formats.get_float(name)
 
     @property
     def needs_key(self) -> bool:

@@ -20,6 +20,8 @@ def places(recipe: Recipe) -> dict[str, str]:
 def _text(setting: Any) -> str:
     if setting is None:
         return "float32"
+    if hasattr(setting, "describe"):
+        return setting.describe()
     if isinstance(setting, tuple):  # of At: the rule for all layers first, exceptions after it
         texts = [(_NAMES.get(at.path, at.path), _text(at.setting)) for at in setting]
         rest = [text for path, text in texts if path == ".*"]
@@ -28,14 +30,21 @@ def _text(setting: Any) -> str:
     if isinstance(setting, Cast):
         return _with_rounding(setting.fmt, setting.rounding)
     if isinstance(setting, Accumulator):
-        chunk = "" if setting.chunk is None else f", chunk {setting.chunk}"
-        return _with_rounding(setting.fmt, setting.rounding) + chunk
+        return _accumulator(setting)
     if isinstance(setting, Error | Accumulators):
         parts = {f.name: _text(getattr(setting, f.name)) for f in dataclasses.fields(setting)}
         if len(set(parts.values())) == 1:
             return next(iter(parts.values()))
         return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in parts.items())
     return _other(setting)
+
+
+def _accumulator(accum: Accumulator) -> str:
+    parts = [_with_rounding(accum.fmt, accum.rounding)]
+    parts += [] if accum.chunk is None else [f"chunk {accum.chunk}"]
+    parts += [] if accum.intra is None else [f"{accum.intra} inside"]
+    parts += [] if accum.fused is None else [f"{accum.fused} products fused"]
+    return ", ".join(parts)
 
 
 def _other(setting: Any) -> str:
