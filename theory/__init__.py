@@ -1,0 +1,1 @@
+"""Derives, evaluates and compares: one file per topic, never JAX."""
