@@ -45,7 +45,7 @@ class Gemm:
     count: int = 1  # multiplicity from loops of known length
     source: str = ""  # "file.py:123 (function)"
     column: int = 0  # of `source`, 1-based; 0 where unknown
-    layer: int = -1  # position in the workload of the forward GEMM it belongs to; -1 unknown
+    layer: int = -1  # rank among the function's forward GEMMs of the one it belongs to; -1 unknown
     notes: tuple[str, ...] = ()  # "recomputed", "while", "cond", "shard of 8"
     nonzero: NonZero | None = None  # filled by measure_sparsity where the GEMM was executed
     address: tuple[int, ...] = dataclasses.field(default=(), repr=False)  # of the equation

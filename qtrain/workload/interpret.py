@@ -36,17 +36,21 @@ class _Interpreter:
         """Outputs of `jaxpr`, whose equations lie below `address`."""
         values = dict(zip(jaxpr.constvars, consts, strict=True))
         values |= zip(jaxpr.invars, map(_array, args), strict=True)
-        read = lambda v: v.val if isinstance(v, jcore.Literal) else values[v]  # noqa: E731
+        read = lambda v: v.val if _is_literal(v) else values[v]  # noqa: E731
         last = _last_uses(jaxpr)
         for index, eqn in enumerate(jaxpr.eqns):
             inputs = [read(v) for v in eqn.invars]
-            values |= zip(eqn.outvars, self._outputs(eqn, inputs, (*address, index)), strict=True)
-            del inputs
+            outputs = self._entered(eqn, inputs, (*address, index))
+            if outputs is None:
+                outputs = _bind(jaxpr, eqn, inputs)
+            values |= zip(eqn.outvars, outputs, strict=True)
+            del inputs, outputs
             for v in last[index]:
                 values.pop(v, None)
         return [read(v) for v in jaxpr.outvars]
 
-    def _outputs(self, eqn, inputs: list, address: Address) -> Sequence:
+    def _entered(self, eqn, inputs: list, address: Address) -> Sequence | None:
+        """Outputs of an equation with a chosen GEMM inside; None if it must run as a whole."""
         if address in self.prefixes:
             if eqn.primitive.name in GEMM_PRIMITIVES:
                 self.note(address, eqn, _array(inputs[0]), _array(inputs[1]))
@@ -62,7 +66,7 @@ class _Interpreter:
                         return self._call(inner[taken], inputs[1:], address)
                 if len(inner) == 1 and len(inner[0].jaxpr.invars) == len(inputs):
                     return self._call(inner[0], inputs, address)
-        return _bind(eqn, inputs)
+        return None
 
     def _call(self, body: Body, inputs: Sequence, address: Address) -> list:
         return self.run(body.jaxpr, body.consts, inputs, (*address, body.index))
@@ -98,12 +102,17 @@ def _array(x):
     return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
-def _bind(eqn, inputs: list) -> Sequence:
-    """The equation's own outputs."""
-    functions, params = eqn.primitive.get_bind_params(eqn.params)
-    with eqn.ctx.manager:
-        out = eqn.primitive.bind(*functions, *inputs, **params)
-    return out if eqn.primitive.multiple_results else [out]
+def _bind(jaxpr: jcore.Jaxpr, eqn, inputs: list) -> Sequence:
+    """The outputs of one equation of `jaxpr`."""
+    known = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not _is_literal(v)}
+    alone = jaxpr.replace(
+        constvars=[], invars=list(known), eqns=[eqn], outvars=eqn.outvars, effects=eqn.effects
+    )
+    return jax.core.eval_jaxpr(alone, (), *known.values())
+
+
+def _is_literal(atom) -> bool:
+    return isinstance(atom, jcore.Literal)
 
 
 def _last_uses(jaxpr: jcore.Jaxpr) -> list[list]:
@@ -111,10 +120,10 @@ def _last_uses(jaxpr: jcore.Jaxpr) -> list[list]:
     last: dict = {}
     for index, eqn in enumerate(jaxpr.eqns):
         for v in (*eqn.invars, *eqn.outvars):
-            if not isinstance(v, jcore.Literal):
+            if not _is_literal(v):
                 last[v] = index
     for v in jaxpr.outvars:
-        if not isinstance(v, jcore.Literal):
+        if not _is_literal(v):
             last.pop(v, None)
     by_index: list[list] = [[] for _ in jaxpr.eqns]
     for v, index in last.items():

@@ -48,12 +48,12 @@ class Workload(Sequence[Gemm]):
         return tuple(g for g in self.gemms if g.role == role)
 
     def layers(self) -> dict[int, tuple[Gemm, ...]]:
-        """GEMMs by layer: position of the forward GEMM -> it and those that belong to it."""
+        """GEMMs by `Gemm.layer`; those of unknown layer are left out."""
         found: dict[int, tuple[Gemm, ...]] = {}
         for gemm in self.gemms:
             if gemm.layer >= 0:
                 found[gemm.layer] = (*found.get(gemm.layer, ()), gemm)
-        return found
+        return dict(sorted(found.items()))
 
     def lengths(self) -> dict[str, dict[str, int]]:
         """Length of accumulation by name of the layer and role, in order of execution.
@@ -61,8 +61,8 @@ class Workload(Sequence[Gemm]):
         The longest where a name or role occurs more than once.
         """
         found: dict[str, dict[str, int]] = {}
-        for position, gemms in self.layers().items():
-            roles = found.setdefault(self.gemms[position].name, {})
+        for gemms in self.layers().values():
+            roles = found.setdefault(gemms[0].name, {})
             for g in gemms:
                 roles[g.role] = max(g.k, roles.get(g.role, 0))
         return found

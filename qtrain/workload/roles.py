@@ -32,71 +32,85 @@ _KEYS: tuple[Callable[[Gemm], tuple], ...] = (
 )
 
 
-def assign(sites: Sequence[Site]) -> tuple[Gemm, ...]:
-    """The sites' GEMMs with `role` and `layer` filled in."""
-    layers = _Layers(sites)
+def assign(sites: Sequence[Site], everything: Sequence[Site]) -> tuple[Gemm, ...]:
+    """The sites' GEMMs with `role` and `layer` filled in.
+
+    Args:
+      sites: in order of execution, without dead code.
+      everything: dead code included. jax.grad without the value leaves the last forward GEMM
+        dead, yet its backward ones belong to it.
+    """
+    layers = _Layers([s for s in everything if _is_first(s)])
     return tuple(
         dataclasses.replace(site.gemm, role=role, layer=layer)
-        for site, (role, layer) in zip(sites, map(layers.place, range(len(sites))), strict=True)
+        for site, (role, layer) in zip(sites, map(layers.place, sites), strict=True)
     )
 
 
 class _Layers:
-    """The forward GEMMs, and which of their backward ones were found."""
+    """The forward GEMMs, and which parts of their layers were found."""
 
-    def __init__(self, sites: Sequence[Site]):
-        self.sites = sites
+    def __init__(self, forward: Sequence[Site]):
+        self.forward = forward
         self.taken: set[tuple[int, object]] = set()
         self.index: list[dict[tuple, list[int]]] = [defaultdict(list) for _ in _KEYS]
-        for i, site in enumerate(sites):
-            if not site.backward and not _recomputed(site):
-                for table, key in zip(self.index, _KEYS, strict=True):
-                    table[key(site.gemm)].append(i)
+        for i, site in enumerate(forward):
+            for table, key in zip(self.index, _KEYS, strict=True):
+                table[key(site.gemm)].append(i)
 
-    def place(self, i: int) -> tuple[str, int]:
-        """Role and layer of site `i`."""
-        site = self.sites[i]
+    def place(self, site: Site) -> tuple[str, int]:
+        """Role and layer of the next site."""
+        if _is_first(site):
+            return "forward", self._find(site, _itself, 0)[0]
         if not site.backward:
-            return "forward", self._find(i, _same)[0] if _recomputed(site) else i
-        layer, operand = self._find(i, _operand)
+            return "forward", self._find(site, _recomputation, -1)[0]
+        layer, operand = self._find(site, _operands, -1)
         if layer < 0:
             return ("input_grad" if any(site.weights) else ""), -1
-        return ("weight_grad" if self.sites[layer].weights[operand] else "input_grad"), layer
+        return ("weight_grad" if self.forward[layer].weights[operand] else "input_grad"), layer
 
-    def _find(self, i: int, relation: Callable) -> tuple[int, int]:
-        """The last forward site of which `i` is the part that nothing else was found to be:
-        the backward pass runs through equal layers in reverse.
+    def _find(self, site: Site, relation: Callable, pick: int) -> tuple[int, int]:
+        """The first (pick 0) or last (pick -1) forward GEMM of which `site` is a part that was
+        not found before; the backward pass runs through equal layers in reverse.
         """
-        site = self.sites[i]
         for table, key in zip(self.index, _KEYS, strict=True):
-            related = [(f, relation(site, self.sites[f])) for f in table[key(site.gemm)]]
-            fitting = [(f, part) for f, part in related if part >= 0]
+            fitting = [
+                (f, part) for f in table[key(site.gemm)] for part in relation(site, self.forward[f])
+            ]
             if fitting:
                 free = [pair for pair in fitting if pair not in self.taken]
-                choice = (free or fitting)[-1]
+                choice = (free or fitting)[pick]
                 self.taken.add(choice)
                 return choice
         return -1, -1
 
 
-def _recomputed(site: Site) -> bool:
-    return "recomputed" in site.gemm.notes
+def _is_first(site: Site) -> bool:
+    """Whether it is a forward GEMM and not its recomputation."""
+    return not site.backward and "recomputed" not in site.gemm.notes
 
 
-def _same(site: Site, forward: Site) -> int:
-    """2, which is no operand, if `site` computes what `forward` did, else -1."""
-    return 2 if site.sizes == forward.sizes else -1
+# Parts of a layer: 0 and 1 are the gradients of lhs and rhs.
 
 
-def _operand(site: Site, forward: Site) -> int:
-    """The operand of `forward` whose gradient `site` is; -1 if it is neither's."""
+def _itself(site: Site, forward: Site) -> tuple[int, ...]:
+    return (2,) if site.sizes == forward.sizes else ()
+
+
+def _recomputation(site: Site, forward: Site) -> tuple[int, ...]:
+    return (3,) if site.sizes == forward.sizes else ()
+
+
+def _operands(site: Site, forward: Site) -> tuple[int, ...]:
+    """The operands of `forward` whose gradient `site` may be."""
     inputs, result = sorted(site.sizes[:2]), site.sizes[2]
     lhs, rhs, out = forward.sizes
-    fits = [inputs == sorted((out, rhs)) and result == lhs]
-    fits.append(inputs == sorted((out, lhs)) and result == rhs)
-    if not all(fits):
-        return fits.index(True) if any(fits) else -1
-    if forward.weights[0] == forward.weights[1]:
-        return 0  # either: the role is the same
+    fits = []
+    if inputs == sorted((out, rhs)) and result == lhs:
+        fits.append(0)
+    if inputs == sorted((out, lhs)) and result == rhs:
+        fits.append(1)
+    if len(fits) < 2 or forward.weights[0] == forward.weights[1]:
+        return tuple(fits)
     weight = forward.weights.index(True)
-    return 1 - weight if any(site.weights) else weight
+    return (1 - weight,) if any(site.weights) else (weight,)

@@ -73,10 +73,11 @@ class Options(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """A function's jaxpr without dead code, and what to call it with."""
+    """A function's jaxpr, and what to call it with."""
 
     name: str
-    jaxpr: jcore.Jaxpr
+    jaxpr: jcore.Jaxpr  # without dead code
+    everything: jcore.Jaxpr
     consts: Sequence
     leaves: list  # inputs, abstract or not
     origins: list[int]  # of the inputs: PARAMETER, DATA or ERROR
@@ -84,9 +85,11 @@ class Staged(NamedTuple):
 
 def workload(staged: Staged) -> Workload:
     """The GEMMs of a staged function."""
-    walker = Walker()
-    walker.walk(staged.jaxpr, staged.origins, Context())
-    return Workload(assign(walker.sites), tuple(walker.opaque), staged.name)
+    live, everything = Walker(), Walker()
+    live.walk(staged.jaxpr, staged.origins, Context())
+    everything.walk(staged.everything, staged.origins, Context())
+    gemms = assign(live.sites, everything.sites)
+    return Workload(gemms, tuple(live.opaque), staged.name)
 
 
 def stage(fn: Callable, args: tuple, kwargs: dict, options: Options) -> Staged:
@@ -112,7 +115,7 @@ def stage(fn: Callable, args: tuple, kwargs: dict, options: Options) -> Staged:
     jaxpr, _ = partial_eval.dce_jaxpr(
         closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
     )
-    return Staged(name, jaxpr, closed.consts, leaves, origins)
+    return Staged(name, jaxpr, closed.jaxpr, closed.consts, leaves, origins)
 
 
 def _inputs(name: str, args: tuple, kwargs: dict, options: Options):

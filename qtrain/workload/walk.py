@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jcore
 from jax.extend import source_info_util
 
@@ -144,6 +146,9 @@ class Walker:
         return [_merge(eqn, inputs, here.backward)] * len(eqn.outvars)
 
     def _descend(self, eqn, inner, inputs: list[int], here: Context) -> list[int]:
+        if here.backward:  # the seed, where jax.grad hands it to a jitted backward pass
+            pairs = zip(eqn.invars, inputs, strict=True)
+            inputs = [ERROR if _is_one(v) else origin for v, origin in pairs]
         match eqn.primitive.name:
             case "scan":
                 first = eqn.params["num_consts"]
@@ -195,6 +200,13 @@ class Walker:
         return sum(s.gemm.flops * s.gemm.count for s in self.sites)
 
 
+def _is_one(atom) -> bool:
+    """Whether an atom is the literal 1.0, from which jax.grad starts the backward pass."""
+    if not isinstance(atom, jcore.Literal) or np.ndim(atom.val):
+        return False
+    return atom.val == 1 and jnp.issubdtype(jnp.result_type(atom.val), jnp.floating)
+
+
 def _union(origins) -> int:
     out = 0
     for origin in origins:
@@ -207,9 +219,8 @@ def _merge(eqn, inputs: list[int], backward: bool) -> int:
     union = _union(inputs)
     if not backward:
         return union
-    if not union:  # jax.grad's own seed of the backward pass: the literal 1
-        ones = any(isinstance(v, jcore.Literal) and v.val == 1 for v in eqn.invars)
-        return ERROR if ones else 0
+    if not union:
+        return ERROR if any(map(_is_one, eqn.invars)) else 0
     return union if all(is_weight(o) for o in inputs if o) else ERROR
 
 
