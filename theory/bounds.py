@@ -17,7 +17,15 @@ from typing import Literal, NamedTuple
 from qtrain import formats
 from qtrain.formats import Float
 from theory.rounding_error import (
-    Rounding, contains, effective, flushes, growth, round_up, sum_format, underflow, unit,
+    Rounding,
+    contains,
+    effective,
+    flushes,
+    growth,
+    round_up,
+    sum_format,
+    underflow,
+    unit,
 )  # fmt: skip
 
 Products = Literal["rounded", "exact", "grid"]
@@ -112,12 +120,13 @@ def rounded_sums(
       v |s + p_k| <= v Sigma_k + v E_(k-1), and v E_(k-1) <= (k - 1) v (v Sigma_(k-1) + c)
       < (k - 1) v |p_k|, which is what (k - 1) v Sigma gains from p_k. Errors of at most
       |p_k| each also give E <= Sigma.
-    toward_zero  |s| <= Sigma_k always, so an addition errs by at most v Sigma_k or c: k v Sigma + n c.
-      Both sums are at most Sigma: E <= 2 Sigma.
+    toward_zero  k v Sigma + n c: |s| <= Sigma_k always, so that an addition errs by at most
+      v Sigma_k or c. Both sums are at most Sigma: E <= 2 Sigma.
     align  the same, by v (|s| + |p|) <= v Sigma_k. A p that is larger than s and not on the grid
       costs v |p| more, in all v Sigma; its first addition has nothing else to lose, so that
       again k v Sigma holds.
-    stochastic  |s| may grow: E_k <= (1 + v) E_(k-1) + v Sigma + c, so E <= ((1 + v)^k - 1) (Sigma + c / v).
+    stochastic  ((1 + v)^k - 1) (Sigma + c / v): |s| may grow, and
+      E_k <= (1 + v) E_(k-1) + v Sigma + c.
 
     c counts only where needed: sums of values on a grid with subnormals do not underflow. Where
     numbers are flushed, an addition errs by c beyond each of the above. Then the nearest

@@ -13,7 +13,15 @@ from qtrain import formats
 from qtrain.formats import Float
 from theory.bounds import Number, Products, rounded_sums, setting, worst_case
 from theory.rounding_error import (
-    FLOAT32_UNIT, Rounding, effective, exp, flushes, root, round_up, underflow, unit,
+    FLOAT32_UNIT,
+    Rounding,
+    effective,
+    exp,
+    flushes,
+    root,
+    round_up,
+    underflow,
+    unit,
 )  # fmt: skip
 
 
@@ -32,7 +40,8 @@ def stochastic(
     """(bound, probability) of |dot(a, b) - sum a_k b_k| under stochastic rounding.
 
     To first order lam u (sqrt(b) + sqrt(n / b)) Sigma, u = 2^-(man + 1), with probability
-    1 - 2 (chunks + 1) exp(-lam^2 / 2); without chunks lam u sqrt(n) Sigma and 1 - 2 exp(-lam^2 / 2).
+    1 - 2 (chunks + 1) exp(-lam^2 / 2); without chunks lam u sqrt(n) Sigma with
+    1 - 2 exp(-lam^2 / 2).
     Arguments as in `bounds.worst_case`, which is returned where it is smaller (then with
     probability 1).
 
@@ -45,9 +54,9 @@ def stochastic(
     stopping saves the union over n terms.
 
     The random bits end at float32's: a sum moves to the nearest multiple of their last one
-    first, by at most 2^-24 (Sigma + T + 2^emin), which is a drift D = k 2^-24 (..) and no martingale. T
-    solves T = lam r sqrt(k) / 2 + D + k c with c what is flushed. The chunk sums, each within its T,
-    are the terms of another such sum.
+    first, by at most 2^-24 (Sigma + T + 2^emin). That is a drift, D = k times as much, and no
+    martingale. T solves T = lam r sqrt(k) / 2 + D + k c, with c what is flushed. The chunk
+    sums, each within its T, are the terms of another such sum.
     """
     certain = worst_case(
         abs_sum, n, fmt, chunk, "stochastic", product, intra, products=products, largest=largest
@@ -65,7 +74,7 @@ def stochastic(
 def _level(total, n, longest, fmt: Float, on_grid: bool, lam) -> tuple[Fraction, Fraction, int]:
     """Sum of T over all sums of one level, what bounds all sums, how many draw random bits."""
     k = longest - on_grid
-    if fmt.man == 23 or (k == 0 and not flushes(fmt)):
+    if fmt.man == 23 or k == 0:  # no random bits; what is flushed is lost for certain
         return *rounded_sums(total, n, longest, fmt, "nearest", on_grid), 0
     sums = -(-n // longest)
     c = underflow(fmt, "stochastic") if flushes(fmt) else Fraction(0)

@@ -16,7 +16,13 @@ import numpy as np
 from qtrain import formats
 from qtrain.formats import Float
 from theory.rounding_error import (
-    Rounding, effective, flushes, round_up, sum_format, ulp, underflow,
+    Rounding,
+    effective,
+    flushes,
+    round_up,
+    sum_format,
+    ulp,
+    underflow,
 )  # fmt: skip
 
 Term = tuple[Fraction, Fraction, Fraction]  # exact value, error bound, a power of two dividing it
@@ -54,9 +60,7 @@ def running_bound(
     if None in terms:
         return math.inf
     longest = min(chunk or len(terms), len(terms)) or 1
-    sums = [
-        _sum(terms[i : i + longest], inner, rounding) for i in range(0, len(terms), longest)
-    ]
+    sums = [_sum(terms[i : i + longest], inner, rounding) for i in range(0, len(terms), longest)]
     total = None if None in sums else _sum(sums, outer, rounding)
     return math.inf if total is None else round_up(total[1])
 
