@@ -26,7 +26,7 @@ from theory.rounding_error import (
     sum_format,
     underflow,
     unit,
-)  # fmt: skip
+)
 
 Products = Literal["rounded", "exact", "grid"]
 Number = float | int | Fraction

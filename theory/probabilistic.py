@@ -22,7 +22,7 @@ from theory.rounding_error import (
     round_up,
     underflow,
     unit,
-)  # fmt: skip
+)
 
 
 def stochastic(

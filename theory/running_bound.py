@@ -23,7 +23,7 @@ from theory.rounding_error import (
     sum_format,
     ulp,
     underflow,
-)  # fmt: skip
+)
 
 Term = tuple[Fraction, Fraction, Fraction]  # exact value, error bound, a power of two dividing it
 

@@ -79,6 +79,7 @@ TINY = 1 - 2.0**-12
 NEAREST = [1.0] + [U] * 31
 DOWN = [1.0] + [2 * U * TINY] * 31
 CHUNKED = [1.0] + [U] * 7 + ([U] + [0.0] * 7) * 3  # every addition but those to zero loses U
+SUBNORMAL = [2.0**-9 * TINY] * 6 + [0.0] * 26  # each is truncated to zero
 CHUNKED_DOWN = [1.0] + [2 * U * TINY] * 7 + ([2 * U] + [0.0] * 7) * 3
 REACHED = {  # setting, products, what is known of them
     "nearest": (("e6m9",), NEAREST, "grid"),
@@ -89,12 +90,8 @@ REACHED = {  # setting, products, what is known of them
     "align": (("e6m9", None, "align"), DOWN, "exact"),
     "align, chunks": (("e6m9", 8, "align"), CHUNKED_DOWN, "exact"),
     "nearest, underflow": (("e4m3fn",), [2.0**-10] * 32, "exact"),
-    "toward_zero, underflow": (
-        ("e4m3fn", None, "toward_zero"),
-        [2.0**-9 * TINY] * 6 + [0.0] * 26,
-        "exact",
-    ),
-    "align, underflow": (("e4m3fn", None, "align"), [2.0**-9 * TINY] * 6 + [0.0] * 26, "exact"),
+    "toward_zero, underflow": (("e4m3fn", None, "toward_zero"), SUBNORMAL, "exact"),
+    "align, underflow": (("e4m3fn", None, "align"), SUBNORMAL, "exact"),
     "no subnormals": (("e6m9ftz",), [2.0**-30 * (1 - 2.0**-9)] * 32, "exact"),
     "products": (("e8m21", None, "nearest", "e5m2"), [1.125] * 32, "exact"),
     "intra": (("float32", 8, "toward_zero", None, "e6m9"), CHUNKED_DOWN, "exact"),
@@ -172,7 +169,7 @@ def test_pairwise_never_violated(rounding, kind, seed, n):
 
 @pytest.mark.parametrize(("rounding", "lost"), [("nearest", U), ("toward_zero", 1.998 * U)])
 def test_pairwise_reached(rounding, lost):
-    """1 meets a subtree of sum `lost` at each of five levels. Kills: bounds.py: twice the levels."""
+    """1 meets a subtree of sum `lost` at five levels. Kills: bounds.py: twice the levels."""
     fmt, values = formats.get("e6m9"), np.zeros(32)
     values[0], values[[1, 2, 4, 8, 16]] = 1, oracles.add(-0.0, lost, formats.get("e6m9"))
     bound = pairwise(magnitude(values), 32, fmt, rounding)
