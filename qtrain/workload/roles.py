@@ -105,10 +105,11 @@ def _operands(site: Site, forward: Site) -> tuple[int, ...]:
     """The operands of `forward` whose gradient `site` may be."""
     inputs, result = sorted(site.sizes[:2]), site.sizes[2]
     lhs, rhs, out = forward.sizes
+    repeats = site.gemm.batch * site.gemm.groups  # vmap keeps a gradient per example apart
     fits = []
-    if inputs == sorted((out, rhs)) and result == lhs:
+    if inputs == sorted((out, rhs)) and result in (lhs, lhs * repeats):
         fits.append(0)
-    if inputs == sorted((out, lhs)) and result == rhs:
+    if inputs == sorted((out, lhs)) and result in (rhs, rhs * repeats):
         fits.append(1)
     if len(fits) < 2 or forward.weights[0] == forward.weights[1]:
         return tuple(fits)

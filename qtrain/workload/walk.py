@@ -101,7 +101,9 @@ def bodies(eqn) -> tuple[Body, ...]:
             notes = (f"shard of {params['mesh'].size}",)
     found = []
     for name in sorted(params):  # "body_jaxpr" < "cond_jaxpr"
-        values = params[name] if isinstance(params[name], tuple) else (params[name],)
+        # Of a custom_linear_solve only the solver runs; its other parts serve derivatives.
+        given = getattr(params[name], "solve", params[name])
+        values = given if isinstance(given, tuple) else (given,)
         for value in values:
             if isinstance(value, jcore.ClosedJaxpr):
                 found.append((value.jaxpr, tuple(value.consts)))

@@ -286,6 +286,20 @@ def test_own_backward_pass():
     ]  # fmt: skip
 
 
+def test_gradients_per_example():
+    per_example = jax.vmap(jax.grad(mlp), (None, 0))
+    w = trace(per_example, [array(4, 6), array(6, 5)], array(7, 3, 4))
+    assert roles(w)[-3:] == [("weight_grad", 1), ("input_grad", 1), ("weight_grad", 0)]
+    assert [(g.batch, g.k) for g in w.role("weight_grad")] == [(7, 3), (7, 3)]
+
+
+def test_derivatives_of_a_linear_solve_do_not_run():
+    def fn(a, b):
+        return jax.scipy.linalg.solve(a @ a.T, b, assume_a="pos")
+
+    assert [(g.m, g.n, g.k) for g in trace(fn, array(4, 4), array(4))] == [(4, 4, 4)]
+
+
 def test_quantized_ops():
     """ops.dot's pullbacks hold dead GEMMs, and its backward pass lies on other lines."""
     config = qt.DotConfig(lhs=qt.Cast("e5m2"), dgrad=qt.Cast("e5m2"), wgrad=qt.Cast("e4m3fn"))
