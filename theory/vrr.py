@@ -43,7 +43,7 @@ def vrr_full(m_acc: int, n: int) -> float:
       ValueError: an argument outside its range.
     """
     m_acc = _integer("m_acc", m_acc, MAX_BITS)
-    return 1.0 - _lost(m_acc, None, _integer("n", n, MAX_LENGTH))
+    return 1.0 - _lost(m_acc, 0, _integer("n", n, MAX_LENGTH))
 
 
 def vrr(m_acc: int, m_p: int = 5, *, n: int, chunk: int | None = None, nzr: float = 1.0) -> float:
@@ -93,7 +93,7 @@ def log_variance_lost(
     nzr: float = 1.0,
     criterion: Criterion = "total",
 ) -> float:
-    """ln v(n) = n (1 - VRR), the exponent of the variance lost [sakr2019accumulation, Sec. 4].
+    """The exponent of the variance lost, ln v(n) = n (1 - VRR) [sakr2019accumulation, Sec. 4].
 
     n is the number of non-zero products ("total") or the number of chunks ("inter"); see
     `mantissa_bits`. The other arguments are those of `vrr`.
@@ -192,7 +192,7 @@ class _Sum:
 def _sum(m_acc, m_p, n, chunk, nzr) -> _Sum:
     m_acc, m_p = _integer("m_acc", m_acc, MAX_BITS), _integer("m_p", m_p, MAX_BITS)
     n = _integer("n", n, MAX_LENGTH)
-    if not (isinstance(nzr, numbers.Real) and 0 < nzr <= 1):
+    if not (isinstance(nzr, numbers.Real) and 0 < float(nzr) <= 1):
         raise ValueError(f"nzr is {nzr!r}: give the share of non-zero products, above 0, up to 1")
     inner = n if chunk is None else min(n, _integer("chunk", chunk, MAX_LENGTH))
     nonzero = [max(1, round(float(nzr) * length)) for length in (inner, n)]
@@ -216,24 +216,23 @@ def _variance_lost(s: _Sum) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _lost(m_acc: int, m_p: int | None, n: int) -> float:
+def _lost(m_acc: int, m_p: int, n: int) -> float:
     """1 - VRR of a plain sum: the theorem's three kinds of outcome, each with what it loses.
 
     Fully swamped at step i: n - i + alpha. Stopped in partial stage j - 1: alpha_j. Neither: 0.
-    The lemma (m_p None) has alpha = 0 and no partial stages.
+    The lemma is m_p = 0: alpha = 0 and no partial stages.
     """
-    alpha = Fraction(0) if m_p is None else stage_loss(m_acc, m_p, m_p)
+    alpha = stage_loss(m_acc, m_p, m_p)
     weight, lost = _full_swamping(m_acc, n, alpha)
     root = math.sqrt(2.0 * n)
-    for j in range(2, (m_p or 0) + 1):
+    for j in range(2, m_p + 1):
         alpha_j = stage_loss(m_acc, m_p, j - 1)
         if n > alpha_j:
             threshold = 2.0 ** (m_acc - m_p + j - 1)
             q = 2 * threshold * float(erfc(threshold / root) * erf(2 * threshold / root))
             weight += q
             lost += float(alpha_j) * q
-    untouched = 2.0 ** (m_acc if m_p is None else m_acc - m_p + 1)
-    weight += math.erf(untouched / root)
+    weight += math.erf(2.0 ** min(m_acc, m_acc - m_p + 1) / root)  # never swamped
     return lost / weight / n
 
 

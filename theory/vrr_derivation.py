@@ -44,7 +44,7 @@ def forced_stage_length() -> tuple[sp.Expr, sp.Expr]:
 
 
 def stage_loss(bits: int, stages: int | None = None) -> tuple[sp.Expr, sp.Expr]:
-    """alpha for m_p = `bits`, or alpha_{j_r} with `stages` = j_r - 1; symbolic in m_acc.
+    """The alpha for m_p = `bits`, or alpha_{j_r} with `stages` = j_r - 1; symbolic in m_acc.
 
     Derived: sum over the stages of additions in it times variance dropped per addition.
     """
@@ -85,7 +85,7 @@ def loss_form(length: int, bits: int) -> tuple[sp.Expr, sp.Expr]:
 
 
 def limit_infinite_width(bits: int) -> tuple[sp.Expr, sp.Expr]:
-    """lim VRR for m_acc -> infinity at fixed n, beside 1.
+    """Limit of VRR for m_acc -> infinity at fixed n, beside 1.
 
     It is reached: as soon as alpha_2 = 2^(m_acc - 3 m_p + 1) >= n no indicator of the theorem is
     left but k3's (alpha >= alpha_2 for m_p >= 2), and VRR = n k3/(k3 n). Derived here without the
@@ -105,14 +105,14 @@ def limit_infinite_width(bits: int) -> tuple[sp.Expr, sp.Expr]:
 
 
 def swamping_tail() -> tuple[sp.Expr, sp.Expr]:
-    """lim sqrt(i) q_i for i -> infinity: c = sqrt(2/pi) T, so that q_i ~ c i^(-1/2)."""
+    """Limit of sqrt(i) q_i for i -> infinity: c = sqrt(2/pi) T, so that q_i ~ c i^(-1/2)."""
     y = sp.Symbol("y", positive=True)  # 1/sqrt(i); i - 1 is 1/y^2 - 1
     q = sp.erfc(threshold * y / sp.sqrt(2)) * sp.erf(threshold * y / sp.sqrt(2 - 2 * y**2))
     return sp.limit(q / y, y, 0), sp.sqrt(2 / sp.pi) * threshold
 
 
 def limit_infinite_length() -> tuple[sp.Expr, sp.Expr]:
-    """lim VRR for n -> infinity at fixed m_acc, beside 1/3.
+    """Limit of VRR for n -> infinity at fixed m_acc, beside 1/3.
 
     q_i ~ c i^(-1/2), so that sum q_i and sum i q_i grow like their integrals, n^(1/2) and n^(3/2);
     q'_j and k3 fall like n^(-1/2), alpha is constant: VRR -> int x^(1/2) / int x^(-1/2) on (0, 1).

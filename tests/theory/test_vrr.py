@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import sympy as sp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import special
 
@@ -133,11 +133,14 @@ def test_full_swamping_is_monotone(m_acc, n, other):
     assert vrr_full(m_acc + 1, n) >= vrr_full(m_acc, n) - 1e-12
 
 
-@given(WIDTHS, PRODUCTS, LENGTHS, LENGTHS)
-def test_variance_lost_in_all_rises_with_length(m_acc, m_p, n, other):
-    """n (1 - VRR), though VRR itself is not monotone. Kills: alpha_j not counted as lost."""
-    n, other = sorted((n, other))
-    few, many = (log_variance_lost(m_acc, m_p, n=length) for length in (n, other))
+@given(WIDTHS, PRODUCTS, LENGTHS | st.floats(0, 8), st.floats(1, 2))
+def test_variance_lost_in_all_rises_with_length(m_acc, m_p, n, factor):
+    """n (1 - VRR), though VRR itself is not monotone; a float n stands for n = 4^m_acc / 2^n.
+
+    Kills the mutant that leaves the partial stages out of the normaliser.
+    """
+    n = n if isinstance(n, int) else min(2**40, math.ceil(4.0**m_acc / 2**n))
+    few, many = (log_variance_lost(m_acc, m_p, n=k) for k in (n, math.ceil(factor * n)))
     assert few <= many * (1 + 2 * ACCURACY)
 
 
@@ -148,6 +151,7 @@ def test_range(m_acc, m_p, n, chunk):
 
 
 @given(WIDTHS, st.integers(2, 12), LENGTHS)
+@example(m_acc=5, m_p=2, n=1)
 def test_nothing_is_lost_before_the_first_stage_ends(m_acc, m_p, n):
     """1 - VRR = 0 if n <= alpha_2 = 2^(m_acc - 3 m_p + 1). Kills: no indicator n > alpha_j."""
     first = 2.0 ** (m_acc - 3 * m_p + 1)
@@ -161,13 +165,25 @@ def test_nothing_is_lost_before_the_first_stage_ends(m_acc, m_p, n):
 
 @given(st.integers(1, 10), PRODUCTS, st.floats(0, 17).map(lambda e: round(2**e)))
 def test_integral_equals_sum(m_acc, m_p, n):
-    """Kills the mutants that integrate to n rather than n - 1/2, or drop an end correction."""
+    """Kills the mutants that integrate to n, not n - 1/2, or do without end corrections."""
     alpha, t2 = float(stage_loss(m_acc, m_p, m_p)), 4.0**m_acc
     i = np.arange(max(2, math.floor(alpha) + 1), n, dtype=float)
     q_i = special.erfc(np.sqrt(t2 / 2 / i)) * special.erf(np.sqrt(t2 / 2 / (i - 1)))
     expected = math.fsum(q_i), math.fsum((n - i + alpha) * q_i)
     got = module._full_swamping(m_acc, n, stage_loss(m_acc, m_p, m_p))
     assert got == pytest.approx(expected, rel=2 * ACCURACY, abs=1e-300)
+
+
+@given(st.integers(2, 50), st.integers(1, 100), st.integers(0, 5))
+def test_integral_equals_sum_of_powers(start, length, degree):
+    """Exact below the sixth power, up to rounding: 4500 ulps of the end correction are allowed.
+
+    Kills the mutant without third differences.
+    """
+    stop = start + length
+    expected = [sum(i**degree for i in range(start, stop)), sum(range(1, length + 1))]
+    got = module._sum_smooth(lambda x: np.stack([x**degree, stop - x]), start, stop)
+    assert got == pytest.approx(expected, rel=1e-12 * stop / length)
 
 
 @given(WIDTHS, PRODUCTS, LENGTHS)
