@@ -144,22 +144,32 @@ def _entries(rows: np.ndarray, states: np.ndarray, products: Discrete, grid, rou
 
 
 def _continuous(states: np.ndarray, law, grid: Grid, rounding, fold: bool):
-    """C_j = P(fmt(s + p) <= g_j), linear in p across a cell if stochastic; then differences."""
     signed = np.concatenate([-states[:0:-1], states]) if fold else states
+    probs, first = cell_probabilities(states, signed, law, rounding)
+    return _fold(probs, first) if fold else (probs, probs, first)
+
+
+def cell_probabilities(rows: np.ndarray, columns: np.ndarray, law, rounding: Rounding):
+    """P(s -> s') and E[p 1{s -> s'}] for a continuous law; what lies beyond goes to the ends.
+
+    Differences of P(fmt(s + p) <= s'), which stochastic rounding averages over a cell.
+    rows: (R,) values s; columns: (C,) values s' of the grid without a gap.
+    """
     if rounding == "stochastic":
-        x = signed[None, :] - states[:, None]
+        x = columns[None, :] - rows[:, None]
         below, first, second = law.partial_moments(x)
-        cells = np.diff(signed)
+        cells = np.diff(columns)
         below, first = (
             np.diff(x * below - first, axis=1) / cells,  # E[(x - p)+] rises by P(p <= x) dx
             np.diff(x * first - second, axis=1) / cells,
         )
     else:
-        edges = (signed[1:] + signed[:-1]) / 2 if rounding == "nearest" else signed[signed != 0]
-        below, first, _ = law.partial_moments(edges[None, :] - states[:, None])
+        middle = (columns[1:] + columns[:-1]) / 2
+        truncated = np.where(middle > 0, columns[1:], columns[:-1])  # [s', ...) above 0
+        edges = middle if rounding == "nearest" else truncated
+        below, first, _ = law.partial_moments(edges[None, :] - rows[:, None])
     probs = np.diff(below, axis=1, prepend=0.0, append=1.0)
-    first = np.diff(first, axis=1, prepend=0.0, append=law.mean)
-    return _fold(probs, first) if fold else (probs, probs, first)
+    return probs, np.diff(first, axis=1, prepend=0.0, append=law.mean)
 
 
 def _aligned(states: np.ndarray, law, grid: Grid, rounding, fold: bool):
@@ -169,13 +179,13 @@ def _aligned(states: np.ndarray, law, grid: Grid, rounding, fold: bool):
     ulps = grid.ulp(states)
     for ulp in np.unique(ulps):
         rows = np.flatnonzero(ulps == ulp)
-        atoms = _truncated(law, ulp, grid)
+        atoms = truncate_law(law, ulp, grid)
         part = _entries(states[rows], signed, atoms, grid, rounding, fold=False)
         probs[rows], first[rows] = part[0].toarray(), part[2].toarray()
     return _fold(probs, first) if fold else (probs, probs, first)
 
 
-def _truncated(law, ulp: float, grid: Grid) -> Discrete:
+def truncate_law(law, ulp: float, grid: Grid) -> Discrete:
     """The law of p truncated to multiples of `ulp`, or of its own ulp where that is larger."""
     largest = max(map(abs, law.support))
     wide = dataclasses.replace(grid, emin=int(np.log2(ulp)) + grid.man, max=np.inf)

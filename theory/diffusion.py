@@ -1,0 +1,123 @@
+"""The limit of wide accumulators: a skew diffusion, solved on a few hundred nodes.
+
+For n additions, s / (2^man std) tends as man grows, at equal t = n / 4^man, to the diffusion
+with the drift and variance of its binade and, at each power of two, the edge ratio as a jump
+in its scale function [lejay2006skew, Sec. 5]. Its finite volumes keep E[s^2] exactly where the
+variance is constant, and positive probabilities always.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.linalg import solve_banded
+
+from theory.addition import Grid, Rounding
+from theory.binades import drift_and_variance, edge_ratio, mirrored
+from theory.products import Law, is_symmetric
+from theory.transitions import top_of
+
+_GAMMA = 1 - math.sqrt(0.5)  # makes the two-stage diagonally implicit method L-stable, order 2
+_GROWTH = 1.04  # of successive time steps
+
+
+def diffuse(products: Law, man: int, n: float, rounding: Rounding) -> tuple[np.ndarray, np.ndarray]:
+    """Values and probabilities of the sum of n products in `man` mantissa bits.
+
+    Symmetric laws are solved on |s|, and returned so. The cost grows with the number of
+    additions' mean over spread at the widest exact sum, M = 2^man |mean| / std: keep it below
+    about 300.
+    """
+    if products.mean < 0:
+        x, law = diffuse(mirrored(products), man, n, rounding)
+        return -x[::-1], law[::-1]
+    x = _nodes(products, man, n, rounding)
+    cells = _cells(products, x, man, rounding)
+    if not is_symmetric(products):
+        # an excursion below 0 against the mean decays like exp(-2 mean |s| / variance)
+        reach = 20 * products.variance / max(products.mean, 1e-300)
+        y = x[: np.searchsorted(x, reach) + 2]
+        negative = _cells(mirrored(products), y, man, rounding)
+        negative[0] *= -1
+        x = np.concatenate([-y[:0:-1], x])
+        cells = np.concatenate([negative[:, ::-1], cells], axis=1)
+    start = np.where(x == 0, 1.0, 0.0)
+    smallest = np.diff(x).min() ** 2 / products.variance / 4
+    return x, _evolve(start, _generator(x, *cells), n, min(n, smallest))
+
+
+def _nodes(products: Law, man: int, n: float, rounding: Rounding) -> np.ndarray:
+    """Non-negative nodes: evenly spaced while finer than the law is wide, then per binade."""
+    width = products.std * math.sqrt(n)
+    if rounding == "toward_zero" and products.mean == 0:  # -u/2 confines it to 2^(man/2) std
+        width = min(width, products.std * 2.0 ** (man / 2))
+    count, spacing = 32, width / 64
+    if products.mean:  # cells in which the drift does not outweigh the variance
+        bias = products.mean * 2.0**man / products.std
+        count = 2 ** math.ceil(math.log2(max(64.0, 4 * bias)))
+        spacing = min(spacing, products.variance / products.mean)
+    grid = Grid(min(man, 23), -200, math.inf)
+    top = top_of(products, grid, rounding, math.ceil(n)) + 4 * products.std
+    first = math.floor(math.log2(spacing * count))
+    fractions = np.arange(count) / count
+    parts = [2.0**first * fractions]
+    for k in range(first, max(math.ceil(math.log2(top)), first + 1)):
+        parts.append(2.0**k * (1 + fractions))
+    x = np.append(np.concatenate(parts), 2.0 ** (k + 1))
+    return x[: np.searchsorted(x, top) + 2]
+
+
+def _cells(products: Law, x: np.ndarray, man: int, rounding: Rounding) -> np.ndarray:
+    """Drift, variance and slope of the scale function of each cell between nodes x >= 0."""
+    binade = np.floor(np.log2((x[1:] + x[:-1]) / 2)).astype(int)
+    slope, rows = 1.0, {}
+    for k in range(binade[0], binade[-1] + 1):
+        if k > binade[0]:
+            slope *= edge_ratio(products, 2.0 ** (k - 1 - man), rounding)
+        b, v = drift_and_variance(products, 2.0 ** (k - man), rounding)
+        rows[k] = (b, max(v, 1e-14 * products.variance), min(slope, 1e60))
+    return np.array([rows[k] for k in binade]).T
+
+
+def _generator(x: np.ndarray, drift, variance, slope):
+    """Rates up and down (N,) of the nearest-neighbour chain; the ends reflect.
+
+    Central differences, whose variance is exact, where the cell is small enough for positive
+    rates; upwind elsewhere.
+    """
+    h = np.diff(x)
+    share = h / (variance * slope)  # half a cell's mass 2 / (v S') for each of its nodes
+    mass = np.append(share, 0.0) + np.append(0.0, share)
+    half_peclet = drift * h / variance
+    lean = np.clip(half_peclet, -1, 1)
+    excess = 2 * (half_peclet - lean)
+    up = (1 + lean + np.maximum(excess, 0)) / (slope * h) / mass[:-1]
+    down = (1 - lean + np.maximum(-excess, 0)) / (slope * h) / mass[1:]
+    return np.append(up, 0.0), np.append(0.0, down)
+
+
+def _evolve(law: np.ndarray, rates, n: float, first: float) -> np.ndarray:
+    """The law after time n of d law / dt = law Q, in growing steps from `first`."""
+    up, down = rates
+    count = max(1, math.ceil(math.log1p(n / first * (_GROWTH - 1)) / math.log(_GROWTH)))
+    steps = _GROWTH ** np.arange(count)
+    for dt in steps * (n / steps.sum()):
+        bands = np.zeros((3, len(law)))
+        bands[0, 1:] = -_GAMMA * dt * down[1:]
+        bands[1] = 1 + _GAMMA * dt * (up + down)
+        bands[2, :-1] = -_GAMMA * dt * up[:-1]
+        first_stage = solve_banded((1, 1), bands, _flow(law, up, down), check_finite=False)
+        guess = law + dt * (1 - _GAMMA) * first_stage
+        second = solve_banded((1, 1), bands, _flow(guess, up, down), check_finite=False)
+        law = guess + dt * _GAMMA * second
+    return np.maximum(law, 0.0) / np.maximum(law, 0.0).sum()
+
+
+def _flow(law: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """The time derivative law Q."""
+    rising, falling = up * law, down * law
+    change = -rising - falling
+    change[1:] += rising[:-1]
+    change[:-1] += falling[1:]
+    return change
