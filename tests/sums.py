@@ -46,14 +46,19 @@ def operands(kind: str, fmt, seed: int, pool=()) -> tuple[np.ndarray, np.ndarray
         a, b = rng.integers(-6, 7, a.shape) * u, np.ones_like(b)
         a[:, 0] = 1
     elif kind == "swamped":  # terms near half an ulp or one ulp of the first
-        part = u * rng.choice([1, 2], (ROWS, 1)) * (1 + rng.choice([-1, 0, 1], (ROWS, 1)) / 2**12)
+        part = (
+            u
+            * rng.choice([-2, -1, 1, 2], (ROWS, 1))
+            * (1 + rng.choice([-1, 0, 1], (ROWS, 1)) / 2**12)
+        )
         a, b = part * np.ones_like(a), np.ones_like(b) * rng.choice([1, -1], (1, COLUMNS))
         a[:, 0] = rng.choice([1, 1.5, -1], ROWS)
     elif kind in ("tiny", "huge"):  # around the smallest numbers and the largest
-        low = max(fmt.emin - fmt.man, -150) - 1 if kind == "tiny" else fmt.emax - 9
-        steps = rng.integers(1, 2 ** (1 + seed % 8), a.shape) * rng.choice([1, -1], a.shape)
+        # with 8 exponent bits, products are normal float32 numbers whose sums may not be
+        low = max(fmt.emin - fmt.man - 1, -127) if kind == "tiny" else fmt.emax - 9
+        steps = rng.integers(1 + (low == -127), 2 ** (2 + seed % 8), a.shape)
         half = low // 2
-        a = steps * (1 - rng.choice([0, 2.0**-12], a.shape)) * 2.0**half
+        a = steps * rng.choice([1, -1], a.shape) * (1 - rng.choice([0, 2.0**-12])) * 2.0**half
         b = np.full_like(b, 2.0 ** (low - half))
     elif kind == "narrow":
         a, b = (np.round(x * 4) / 4 for x in (a, b))

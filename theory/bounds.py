@@ -118,15 +118,19 @@ def rounded_sums(
       but not p on the grid. An addition errs by at most |p|, since s is on the grid, and by at
       most v |s + p| or c. If |p_k| <= v Sigma_(k-1) + c, the first of these is enough. If not,
       v |s + p_k| <= v Sigma_k + v E_(k-1), and v E_(k-1) <= (k - 1) v (v Sigma_(k-1) + c)
-      < (k - 1) v |p_k|, which is what (k - 1) v Sigma gains from p_k. Errors of at most
-      |p_k| each also give E <= Sigma.
+      < (k - 1) v |p_k|, which is what (k - 1) v Sigma gains from p_k.
     toward_zero  k v Sigma + n c: |s| <= Sigma_k always, so that an addition errs by at most
-      v Sigma_k or c. Both sums are at most Sigma: E <= 2 Sigma.
+      v Sigma_k or c.
     align  the same, by v (|s| + |p|) <= v Sigma_k. A p that is larger than s and not on the grid
       costs v |p| more, in all v Sigma; its first addition has nothing else to lose, so that
       again k v Sigma holds.
     stochastic  ((1 + v)^k - 1) (Sigma + c / v): |s| may grow, and
       E_k <= (1 + v) E_(k-1) + v Sigma + c.
+
+    E <= Sigma, but for stochastic. To nearest an addition errs by at most |p|. A part that is
+    truncated moves s toward zero: if then s lies short of the exact sum, or past zero from it, E
+    is at most that sum <= Sigma; if it lies beyond, E has shrunk. `align` truncates p alone,
+    by at most |p|, or s, and the sum, as above.
 
     c counts only where needed: sums of values on a grid with subnormals do not underflow. Where
     numbers are flushed, an addition errs by c beyond each of the above. Then the nearest
@@ -142,8 +146,7 @@ def rounded_sums(
         error = growth(v, k) * total + growth(v, longest) * sums * c / v
         return error, total + error
     error = k * v * total + n * c * (1 + k * v * flushed)
-    ceiling = (1 if rule == "nearest" else 2) * total + n * c * flushed
-    error = min(error, ceiling)
+    error = min(error, total + n * c * flushed)
     truncated = rule != "nearest" and not flushed
     return error, total if truncated else total + error
 
