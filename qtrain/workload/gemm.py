@@ -29,7 +29,8 @@ class NonZero:
 class Gemm:
     """`batch` x `groups` products of (m, k) by (k, n), executed `count` times.
 
-    `flops` and `bytes` are those of one execution.
+    `flops` and `bytes` are those of one execution. Like `k`, `flops` counts products with the
+    zeros of padding and dilation, which XLA's own cost analysis leaves out.
     """
 
     path: str  # named scopes around it, joined by "/"

@@ -108,7 +108,7 @@ def _bind(jaxpr: jcore.Jaxpr, eqn, inputs: list) -> Sequence:
     alone = jaxpr.replace(
         constvars=[], invars=list(known), eqns=[eqn], outvars=eqn.outvars, effects=eqn.effects
     )
-    return jax.core.eval_jaxpr(alone, (), *known.values())
+    return jcore.jaxpr_as_fun(jcore.ClosedJaxpr(alone, ()))(*known.values())
 
 
 def _is_literal(atom) -> bool:

@@ -43,6 +43,9 @@ def trace(
 ) -> Workload:
     """Lists the GEMMs and convolutions of `fn(*args, **kwargs)`; nothing is computed.
 
+    With grad=True the three GEMMs of every layer appear; roles.py says how they are told apart.
+    Layers are named by jax.named_scope, which nn.with_scopes gives to nnx modules.
+
     Dead code is left out, as XLA leaves it out. A loop of unknown length counts once, a cond
     counts as its branch with the most flops; both are noted. Sums emulated by qtrain.ops
     are loops of additions, not GEMMs: trace the model as it was before quantize_model.

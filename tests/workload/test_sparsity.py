@@ -139,6 +139,17 @@ def test_values_are_those_of_the_function():
     assert [g.count for g in found] == [4, 1, 1]
 
 
+def test_closed_over_arrays():
+    used, unused, x = sparse(10, (4, 4), 0.5), sparse(11, (5, 5)), sparse(12, (3, 4), 1.0)
+
+    def fn(x):
+        jnp.tanh(unused @ unused)
+        return x @ used
+
+    (gemm,) = measure_sparsity(fn, x)
+    assert gemm.nonzero.product == gemm.nonzero.rhs == mask(used).mean()
+
+
 def test_abstract_arguments_have_no_values():
     with pytest.raises(ValueError, match="pass real arrays"):
         measure_sparsity(jnp.matmul, sparse(0, (2, 2)), jax.ShapeDtypeStruct((2, 2), jnp.float32))
