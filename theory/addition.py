@@ -31,8 +31,8 @@ class Grid:
     overflow: Literal["inf", "nan", "saturate"] = "saturate"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.man <= 23:
-            raise ValueError(f"the theory needs 1 to 23 mantissa bits, not {self.man}")
+        if not 1 <= self.man <= 50:
+            raise ValueError(f"the theory needs 1 to 50 mantissa bits, not {self.man}")
 
     @classmethod
     def of(cls, fmt: Float, floor: float = 0.0) -> Grid:
@@ -90,7 +90,7 @@ def add(s: np.ndarray, p: np.ndarray, grid: Grid, rounding: Rounding):
     elif rounding == "nearest":
         weight = np.where(over == 0.5, lower % 2, np.rint(over))
     else:
-        scale = 2.0 ** (23 - grid.man)
+        scale = 2.0 ** max(23 - grid.man, 0)
         weight = np.rint(over * scale) / scale
     sign = np.copysign(1.0, total)
     return _limit(whole * ulp, grid) * sign, _limit((whole + 1) * ulp, grid) * sign, weight

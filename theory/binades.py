@@ -118,7 +118,7 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
     `scaling.edge_terms`). Stochastic rounding is a martingale already: 1. Toward zero, 1 is
     taken: where its drift lets the sum get to, u << std, and drift is continuous there. Other
     laws with a mean take the ratio of p with a random sign: a sum that a drift carries across
-    an edge once is moved by less than an ulp there.
+    an edge once is moved by less than an ulp there. Infinite where the edge reflects.
     """
     if rounding in ("stochastic", "toward_zero") or ulp < quantum(law):
         return 1.0
@@ -130,7 +130,9 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
         share = ulp / solved if rounding == "align" else (ulp / solved) ** 2
         return 1 + (edge_ratio(law, solved, rounding) - 1) * share
     if drift_and_variance(law, 2 * ulp, rounding)[1] < 1e-12 * law.variance:
-        return 1.0  # frozen above: what gets there neither moves nor comes back
+        # Frozen above. To nearest, |p| <= u then: no sum passes the edge, and one at it can go
+        # back. Aligned, a sum at the edge already has the spacing 2u, and stays.
+        return math.inf if rounding == "nearest" else 1.0
     zone = 2 * _REACH * law.std + 24 * ulp
     grid, edge = _local_grid(ulp, 2 * zone)
     below = edge - np.arange(math.ceil(2 * zone / ulp), 0, -1) * ulp
@@ -183,7 +185,7 @@ def _local_grid(ulp: float, room: float) -> tuple[Grid, float]:
     """A grid with spacing `ulp` below an edge (a power of two) that has `room` on both sides."""
     man = max(3, math.ceil(math.log2(4 * room / ulp)))
     edge = ulp * 2.0 ** (man + 1)
-    return Grid(min(man, 23), int(math.log2(edge)) - 4, math.inf), edge
+    return Grid(man, int(math.log2(edge)) - 4, math.inf), edge
 
 
 def local_kernel(rows, columns, law: Law, grid: Grid, rounding: Rounding) -> np.ndarray:

@@ -47,7 +47,9 @@ class Sums:
     @property
     def mean_retention(self) -> float:
         """E[s] / E[S]; NaN for zero-mean products."""
-        return self.law.mean / self.mean if self.mean else float("nan")
+        if abs(self.mean) < 1e-9 * self.variance**0.5:
+            return float("nan")
+        return self.law.mean / self.mean
 
     @property
     def mean_square_error(self) -> float:

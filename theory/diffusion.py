@@ -20,6 +20,7 @@ from theory.transitions import top_of
 
 _GAMMA = 1 - math.sqrt(0.5)  # makes the two-stage diagonally implicit method L-stable, order 2
 _GROWTH = 1.04  # of successive time steps
+_NO_MEAN = 1e-9  # |mean| / std of laws whose mean is 0 but for float64 rounding
 
 
 def diffuse(products: Law, man: int, n: float, rounding: Rounding) -> tuple[np.ndarray, np.ndarray]:
@@ -29,16 +30,18 @@ def diffuse(products: Law, man: int, n: float, rounding: Rounding) -> tuple[np.n
     additions' mean over spread at the widest exact sum, M = 2^man |mean| / std: keep it below
     about 300.
     """
-    if products.mean < 0:
+    if products.mean < -_NO_MEAN * products.std:
         x, law = diffuse(mirrored(products), man, n, rounding)
         return -x[::-1], law[::-1]
     x = _nodes(products, man, n, rounding)
     cells = _cells(products, x, man, rounding)
+    x = x[: cells.shape[1] + 1]
     if not is_symmetric(products):
         # an excursion below 0 against the mean decays like exp(-2 mean |s| / variance)
-        reach = 20 * products.variance / max(products.mean, 1e-300)
+        reach = 20 * products.variance / max(products.mean, _NO_MEAN * products.std)
         y = x[: np.searchsorted(x, reach) + 2]
         negative = _cells(mirrored(products), y, man, rounding)
+        y = y[: negative.shape[1] + 1]
         negative[0] *= -1
         x = np.concatenate([-y[:0:-1], x])
         cells = np.concatenate([negative[:, ::-1], cells], axis=1)
@@ -47,17 +50,22 @@ def diffuse(products: Law, man: int, n: float, rounding: Rounding) -> tuple[np.n
     return x, _evolve(start, _generator(x, *cells), n, min(n, smallest))
 
 
+def has_mean(products: Law) -> bool:
+    """Whether the mean is more than rounding errors of float64."""
+    return abs(products.mean) > _NO_MEAN * products.std
+
+
 def _nodes(products: Law, man: int, n: float, rounding: Rounding) -> np.ndarray:
     """Non-negative nodes: evenly spaced while finer than the law is wide, then per binade."""
     width = products.std * math.sqrt(n)
-    if rounding == "toward_zero" and products.mean == 0:  # -u/2 confines it to 2^(man/2) std
+    if rounding == "toward_zero" and not has_mean(products):  # -u/2 confines it to 2^(man/2) std
         width = min(width, products.std * 2.0 ** (man / 2))
     count, spacing = 32, width / 64
-    if products.mean:  # cells in which the drift does not outweigh the variance
-        bias = products.mean * 2.0**man / products.std
+    if has_mean(products):  # cells in which the drift does not outweigh the variance
+        bias = abs(products.mean) * 2.0**man / products.std
         count = 2 ** math.ceil(math.log2(max(64.0, 4 * bias)))
-        spacing = min(spacing, products.variance / products.mean)
-    grid = Grid(min(man, 23), -200, math.inf)
+        spacing = min(spacing, products.variance / abs(products.mean))
+    grid = Grid(man, -200, math.inf)
     top = top_of(products, grid, rounding, math.ceil(n)) + 4 * products.std
     first = math.floor(math.log2(spacing * count))
     fractions = np.arange(count) / count
@@ -69,12 +77,18 @@ def _nodes(products: Law, man: int, n: float, rounding: Rounding) -> np.ndarray:
 
 
 def _cells(products: Law, x: np.ndarray, man: int, rounding: Rounding) -> np.ndarray:
-    """Drift, variance and slope of the scale function of each cell between nodes x >= 0."""
+    """Drift, variance and slope of the scale function of each cell between nodes x >= 0.
+
+    Fewer cells than nodes ask for where a power of two reflects.
+    """
     binade = np.floor(np.log2((x[1:] + x[:-1]) / 2)).astype(int)
     slope, rows = 1.0, {}
     for k in range(binade[0], binade[-1] + 1):
         if k > binade[0]:
             slope *= edge_ratio(products, 2.0 ** (k - 1 - man), rounding)
+        if math.isinf(slope):
+            binade = binade[binade < k]
+            break
         b, v = drift_and_variance(products, 2.0 ** (k - man), rounding)
         rows[k] = (b, max(v, 1e-14 * products.variance), min(slope, 1e60))
     return np.array([rows[k] for k in binade]).T

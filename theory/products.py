@@ -143,11 +143,11 @@ Law = Gaussian | Uniform | Discrete | Sparse
 
 
 def is_symmetric(law: Law) -> bool:
-    """Whether p and -p have the same law (atoms bit for bit)."""
+    """Whether p and -p have the same law (to 1e-12)."""
     if not isinstance(law, Discrete):
         return law.mean == 0
     same = np.array_equal(law.values, -law.values[::-1])
-    return same and np.allclose(law.probs, law.probs[::-1], rtol=1e-14, atol=0)
+    return same and np.allclose(law.probs, law.probs[::-1], rtol=1e-12, atol=0)
 
 
 def discrete(values, probs) -> Discrete:

@@ -16,7 +16,7 @@ import numpy as np
 from qtrain.formats import Float
 from theory.addition import ROUNDINGS, Grid, Rounding
 from theory.chain import sums
-from theory.diffusion import diffuse
+from theory.diffusion import diffuse, has_mean
 from theory.products import Discrete, Gaussian, Law, Sparse, Uniform, is_symmetric, sparse
 from theory.regimes import Criterion
 from theory.transitions import top_of
@@ -72,7 +72,7 @@ def estimate(
     """Retention, and what goes with it, of a sum of n products.
 
     Args:
-      m_acc: mantissa bits, 1 to 23. m_intra: those inside a chunk; default the same.
+      m_acc: mantissa bits, 1 to 50. m_intra: those inside a chunk; default the same.
       n: additions, 1 to 2^40; need not be whole.
       products: any law with std > 0 and |mean| <= 16 std.
       chunk: additions per chunk; a chunk longer than n counts as n.
@@ -89,8 +89,8 @@ def estimate(
 
 
 def _check(m_acc: int, n: float, rounding, products: Law, chunk) -> None:
-    if not 1 <= m_acc <= 23 or not 1 <= n <= 2**40:
-        raise ValueError(f"need 1 <= m_acc <= 23 and 1 <= n <= 2^40, not {m_acc} and {n}")
+    if not 1 <= m_acc <= 50 or not 1 <= n <= 2**40:
+        raise ValueError(f"need 1 <= m_acc <= 50 and 1 <= n <= 2^40, not {m_acc} and {n}")
     if rounding not in ROUNDINGS:
         raise ValueError(f"unknown rounding {rounding!r}: one of {', '.join(ROUNDINGS)}")
     if chunk is not None and chunk < 1:
@@ -123,24 +123,22 @@ def _by_chain(m_acc: int, n: float, rounding, products: Law) -> Estimate | None:
 def _by_diffusion(m_acc: int, n: float, rounding, products: Law) -> Estimate:
     """The limit law; for strongly biased products, that of fewer bits at equal n / 2^m_acc."""
     bias = 2.0**m_acc * abs(products.mean) / products.std
-    fewer = min(max(0, math.ceil(math.log2(bias / _BIAS))) if bias else 0, m_acc - 1)
+    fewer = max(0, min(math.ceil(math.log2(max(bias, 1) / _BIAS)), m_acc - 1))
     m, length = m_acc - fewer, n / 2.0**fewer
     mean, variance = _moments(products, m, length, rounding)
-    expected, spread = products.mean * length, products.variance * length
-    kept_mean = mean / expected if products.mean else math.nan
-    kept = n * variance / length
-    if products.mean:
-        kept += (kept_mean * products.mean * n) ** 2
-    value = kept / (products.variance * n + (products.mean * n) ** 2)
+    exact_mean, exact = products.mean * n, products.variance * n
+    kept_mean = mean / length / products.mean if has_mean(products) else math.nan
+    kept = variance / length * n + (mean / length * n) ** 2
     bound = _CONSTANT[rounding] * 2.0 ** (-m / 2 if bias > 1 else -m)
-    return Estimate(value, variance / spread, kept_mean, bound, "diffusion")
+    return Estimate(
+        kept / (exact + exact_mean**2), variance * n / (length * exact), kept_mean, bound,
+        "diffusion",
+    )  # fmt: skip
 
 
 def _moments(products: Law, m: int, n: float, rounding) -> tuple[float, float]:
     x, law = diffuse(products, m, n, rounding)
-    if is_symmetric(products):
-        return 0.0, float(law @ x**2)
-    mean = float(law @ x)
+    mean = 0.0 if is_symmetric(products) else float(law @ x)
     return mean, float(law @ (x - mean) ** 2)
 
 
@@ -149,10 +147,10 @@ def _chunked(m_acc: int, n: float, rounding, products: Law, chunk: int, m_intra:
     inner = estimate(m_intra, chunk, rounding, products)
     law = chunk_law(products, chunk, m_intra, rounding)
     outer = estimate(m_acc, n / chunk, rounding, law)
-    mean = outer.mean * inner.mean if products.mean else math.nan
+    mean = outer.mean * inner.mean if has_mean(products) else math.nan
     variance = outer.variance * law.variance / (chunk * products.variance)
     kept = n * variance * products.variance
-    if products.mean:
+    if has_mean(products):
         kept += (mean * n * products.mean) ** 2
     value = kept / (n * products.variance + (n * products.mean) ** 2)
     method = "diffusion" if "diffusion" in (inner.method, outer.method) else "chain"
@@ -167,7 +165,7 @@ def chunk_law(products: Law, chunk: int, m_intra: int, rounding: Rounding) -> La
     """
     kept = estimate(m_intra, chunk, rounding, products)
     std = math.sqrt(kept.variance * chunk) * products.std
-    mean = kept.mean * chunk * products.mean if products.mean else 0.0
+    mean = kept.mean * chunk * products.mean if has_mean(products) else 0.0
     if abs(_excess_kurtosis(products)) < 0.02 * chunk and not _on_lattice(products, std):
         return Gaussian(std, mean)
     bits = min(m_intra, 6)
@@ -212,7 +210,7 @@ def mantissa_bits(
     criterion: Criterion = "retention",
     products: Law = STANDARD,
 ) -> int:
-    """The smallest m_acc, 1 to 23, at which the criterion holds, and holds for all wider ones.
+    """The smallest m_acc, 1 to 50, at which the criterion holds, and holds for all wider ones.
 
     criterion:
       retention   |1 - E[s^2] / E[S^2]| <= tolerance
@@ -221,7 +219,7 @@ def mantissa_bits(
                   reproduces the published table [sakr2019accumulation, Sec. 4.4, Table 1]
 
     Raises:
-      ValueError: 23 bits are not enough, or an unknown criterion.
+      ValueError: 50 bits are not enough, or an unknown criterion.
     """
     if criterion not in ("retention", "published", "mean"):
         raise ValueError(f"unknown criterion {criterion!r}: retention, published or mean")
@@ -235,9 +233,9 @@ def mantissa_bits(
         kept = found.mean if criterion == "mean" else found.retention
         return abs(1 - kept) <= limit
 
-    low, high = 0, 23  # low fails, high holds
+    low, high = 0, 50  # low fails, high holds
     if not holds(high):
-        raise ValueError(f"more than 23 mantissa bits are needed for {n} additions")
+        raise ValueError(f"more than 50 mantissa bits are needed for {n} additions")
     while high - low > 1:
         middle = (low + high + 1) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
