@@ -48,7 +48,8 @@ class Grid:
 
     def ulp(self, x: np.ndarray) -> np.ndarray:
         """The spacing at |x|, as if the exponent had no upper limit; any shape."""
-        return np.exp2(np.maximum(np.frexp(x)[1] - 1, self.emin) - self.man)
+        exponent = np.where(x == 0, self.emin, np.frexp(x)[1] - 1)  # frexp gives 0 for 0
+        return np.exp2(np.maximum(exponent, self.emin) - self.man)
 
     def magnitudes(self, top: float) -> np.ndarray:
         """All values from 0 to the first one at or above min(top, max), ascending."""

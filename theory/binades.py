@@ -116,14 +116,12 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
     Solves E[h(s')|s] = h(s) exactly near the edge, h given outside. For atomless laws and
     u << std it is 1 + u^2 / (4 Var p) to nearest, 1 + u E|p| / (2 Var p) for align (see
     `scaling.edge_terms`). Stochastic rounding is a martingale already: 1. Toward zero, 1 is
-    taken: where its drift lets the sum get to, u << std, and drift is continuous there. Other
-    laws with a mean take the ratio of p with a random sign: a sum that a drift carries across
-    an edge once is moved by less than an ulp there. Infinite where the edge reflects.
+    taken: where its drift lets the sum get to, u << std, and drift is continuous there. Where
+    a drift dominates, the ratio is that of p with a random sign: the sum crosses an edge once,
+    and is moved by less than an ulp there. Infinite where the edge reflects.
     """
     if rounding in ("stochastic", "toward_zero") or ulp < quantum(law):
         return 1.0
-    if not is_symmetric(law):
-        return edge_ratio(_symmetrized(law), ulp, rounding)
     fine = law.std / (16 if rounding == "align" else 8)
     if ulp < fine:  # linear (quadratic, to nearest) in u from the smallest that is solved
         solved = 2.0 ** math.ceil(math.log2(fine))
@@ -134,6 +132,9 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
         # back. Aligned, a sum at the edge already has the spacing 2u, and stays.
         return math.inf if rounding == "nearest" else 1.0
     zone = 2 * _REACH * law.std + 24 * ulp
+    sides = [drift_and_variance(law, spacing, rounding) for spacing in (ulp, 2 * ulp)]
+    if not is_symmetric(law) and max(abs(b) / v for b, v in sides) * zone > 0.3:
+        return edge_ratio(_symmetrized(law), ulp, rounding)
     grid, edge = _local_grid(ulp, 2 * zone)
     below = edge - np.arange(math.ceil(2 * zone / ulp), 0, -1) * ulp
     columns = np.concatenate([below, edge + np.arange(math.ceil(zone / ulp) + 1) * 2 * ulp])
@@ -141,9 +142,10 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
     probs = local_kernel(columns[inside], columns, law, grid, rounding)
     value, x = _harmonic(probs, columns - edge, inside), columns[inside] - edge
     slopes = []
-    for side in (-1, 1):
+    for side, (b, v) in zip((-1, 1), sides, strict=True):
         middle = (side * x > 0.3 * zone) & (side * x < 0.7 * zone)
-        slopes.append(np.polyfit(x[middle] / zone, value[middle], 1)[0])
+        slope = np.polyfit(x[middle] / zone, value[middle], 1)[0]
+        slopes.append(slope * math.exp(b / v * side * zone))  # at the edge: h' ~ exp(-2 b x / v)
     return float(slopes[1] / slopes[0])
 
 

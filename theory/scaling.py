@@ -36,8 +36,8 @@ class Estimate:
     retention: E[s^2] / E[S^2], S the exact sum. variance: Var s / Var S.
     mean: E[s] / E[S], NaN for zero-mean products.
     bound: on the error of retention: |true - retention| <= bound max(1, retention). Not proved:
-      a constant over 2^m_acc (over the square root where products have a mean, and added over
-      the two levels of chunks) that exceeds every deviation from the exact chain in the tests.
+      a constant over 2^m_acc (over its square root for products that are not symmetric, and
+      added up over the two levels of chunks) that exceeds all deviations seen from the chain.
     method: "chain" or "diffusion".
     """
 
@@ -129,7 +129,7 @@ def _by_diffusion(m_acc: int, n: float, rounding, products: Law) -> Estimate:
     exact_mean, exact = products.mean * n, products.variance * n
     kept_mean = mean / length / products.mean if has_mean(products) else math.nan
     kept = variance / length * n + (mean / length * n) ** 2
-    bound = _CONSTANT[rounding] * 2.0 ** (-m / 2 if bias > 1 else -m)
+    bound = _CONSTANT[rounding] * 2.0 ** (-m if is_symmetric(products) else -m / 2)
     return Estimate(
         kept / (exact + exact_mean**2), variance * n / (length * exact), kept_mean, bound,
         "diffusion",
