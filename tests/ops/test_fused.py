@@ -139,7 +139,7 @@ SETTINGS = {
     "odd chunk": qt.Accumulator("float32", 45, "align", intra="e8m13", fused=32, operands=E4M3),
     "short": qt.Accumulator("e8m13", rounding="align", fused=5, operands=E4M3),
     "one": qt.Accumulator("float32", 7, "align", intra="e6m9", fused=1),
-    "wider": qt.Accumulator("float32", rounding="align", fused=4),  # Volta's FP16 
+    "wider": qt.Accumulator("float32", rounding="align", fused=4),  # Volta's FP16
 }
 
 
