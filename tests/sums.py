@@ -46,11 +46,8 @@ def operands(kind: str, fmt, seed: int, pool=()) -> tuple[np.ndarray, np.ndarray
         a, b = rng.integers(-6, 7, a.shape) * u, np.ones_like(b)
         a[:, 0] = 1
     elif kind == "swamped":  # terms near half an ulp or one ulp of the first
-        part = (
-            u
-            * rng.choice([-2, -1, 1, 2], (ROWS, 1))
-            * (1 + rng.choice([-1, 0, 1], (ROWS, 1)) / 2**12)
-        )
+        beside = 1 + rng.choice([-1, 0, 1], (ROWS, 1)) / 2**12
+        part = u * rng.choice([-2, -1, 1, 2], (ROWS, 1)) * beside
         a, b = part * np.ones_like(a), np.ones_like(b) * rng.choice([1, -1], (1, COLUMNS))
         a[:, 0] = rng.choice([1, 1.5, -1], ROWS)
     elif kind in ("tiny", "huge"):  # around the smallest numbers and the largest

@@ -17,6 +17,7 @@ from qtrain import formats
 from qtrain.formats import Float
 from theory.rounding_error import (
     Rounding,
+    contains,
     effective,
     flushes,
     round_up,
@@ -60,8 +61,10 @@ def running_bound(
     if None in terms:
         return math.inf
     longest = min(chunk or len(terms), len(terms)) or 1
-    sums = [_sum(terms[i : i + longest], inner, rounding) for i in range(0, len(terms), longest)]
-    total = None if None in sums else _sum(sums, outer, rounding)
+    on_grid = contains(inner, held or formats.get_float("float32"))
+    chunks = [terms[i : i + longest] for i in range(0, len(terms), longest)]
+    sums = [_sum(chunk, inner, rounding, on_grid) for chunk in chunks]
+    total = None if None in sums else _sum(sums, outer, rounding, contains(outer, inner))
     return math.inf if total is None else round_up(total[1])
 
 
@@ -96,35 +99,37 @@ def _divisor(x: Fraction | int) -> Fraction:
     return Fraction(top & -top, x.denominator) if top else Fraction(2**1000)
 
 
-def _sum(terms: list, fmt: Float, rounding: Rounding) -> Term | None:
-    """One sequential sum; None where it may leave the range."""
+def _sum(terms: list, fmt: Float, rounding: Rounding, on_grid: bool) -> Term | None:
+    """One sequential sum, of values on the grid or any; None where it may leave the range."""
     rule, exact, error, divisor = effective(fmt, rounding), Fraction(0), Fraction(0), _divisor(0)
     for x, off, own in terms:
         s, p, divisor = (exact, error), (x, off), min(divisor, own)
-        error += off + _addition(s, p, divisor, fmt, rule)
+        error += off + _addition(s, p, divisor, fmt, rule, on_grid)
         exact += x
         if abs(exact) + error > Fraction(fmt.max):
             return None
     return exact, error, divisor
 
 
-def _addition(s, p, divisor: Fraction, fmt: Float, rule: Rounding) -> Fraction:
+def _addition(s, p, divisor: Fraction, fmt: Float, rule: Rounding, on_grid: bool) -> Fraction:
     """Bounds the error of one addition of two (exact, error) numbers that `divisor` divides.
 
     Without `align`: half an ulp or one at |s + p|, and to nearest at most |p|, since s is on the
     grid. `align` loses less than an ulp at |s| + |p|, see `rounding_error.unit`, after what p
     loses below its own ulp where it is the larger one. A sum of numbers that the ulp divides
-    is exact.
+    is exact, and so is 0 + p on the grid.
     """
     extra = underflow(fmt, rule) if flushes(fmt) else Fraction(0)
     most = abs(p[0]) + p[1]
     reach = abs(s[0]) + s[1] + most if rule == "align" else abs(s[0] + p[0]) + s[1] + p[1]
     spacing = ulp(reach, fmt)
-    if divisor >= spacing or not most:
+    if divisor >= spacing or not most or (on_grid and s == (0, 0)):
         return extra
     if rule == "nearest":
         return min(spacing / 2, most) + extra
     larger = rule == "align" and most > abs(s[0]) - s[1] and divisor < ulp(most, fmt)
-    if larger and spacing > ulp(Fraction(0), fmt):  # among subnormals, nothing more is lost
+    if (
+        larger and not on_grid and spacing > ulp(Fraction(0), fmt)
+    ):  # among subnormals, nothing more is lost
         spacing += ulp(most, fmt)
     return spacing + extra

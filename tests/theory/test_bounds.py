@@ -53,7 +53,7 @@ def bounds(products, setting) -> dict[str, float]:
 def test_never_violated(setting):
     """Kills: rounding_error.py: `align` with the constant of nearest; underflow of half a quantum
     for all; no flushing. bounds.py: no underflow; the first rounding forgotten; products not
-    rounded. running_bound.py: an ulp of the exact sum alone; the last divisor only.
+    rounded. running_bound.py: the last divisor only; `align` by |s + p|.
     """
     dot, fmt = run(setting), inner(setting)
 
@@ -137,7 +137,8 @@ def test_stochastic_reached(chunk, products):
     bound = worst_case(size, 32, fmt, chunk, "stochastic", products="grid")
     share = Fraction(1, 2) if chunk is None else Fraction(1, 4)  # ties: half an ulp up, not one
     assert share * Fraction(bound) <= lost <= Fraction(bound)
-    assert share * Fraction(running_bound(products, fmt, chunk, "stochastic")) <= lost
+    bound = running_bound(products, fmt, chunk, "stochastic")
+    assert share * Fraction(bound) <= lost <= Fraction(bound)
 
 
 def tree(values: list[float], fmt, rounding: str) -> float:
@@ -152,7 +153,7 @@ def tree(values: list[float], fmt, rounding: str) -> float:
 @pytest.mark.parametrize("rounding", ["nearest", "toward_zero", "align", "stochastic"])
 @hypothesis.given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32 - 1), n=st.integers(1, 32))
 def test_pairwise_never_violated(rounding, kind, seed, n):
-    """Kills: bounds.py: floor(log2 n) levels; no rounding of the leaves."""
+    """Kills: bounds.py: no rounding of the leaves."""
     fmt = formats.get(["e6m9", "e4m3fn", "e4m3ftz"][seed % 3])
     a, b = operands(kind, fmt, seed)
     for p in exact_products(a[:, :n], b[:n]).reshape(-1, n):
@@ -167,12 +168,16 @@ def test_pairwise_never_violated(rounding, kind, seed, n):
             assert error(tree(leaves, fmt, rounding), held) <= Fraction(bound)
 
 
+@pytest.mark.parametrize("n", [32, 33])
 @pytest.mark.parametrize(("rounding", "lost"), [("nearest", U), ("toward_zero", 1.998 * U)])
-def test_pairwise_reached(rounding, lost):
-    """1 meets a subtree of sum `lost` at five levels. Kills: bounds.py: twice the levels."""
-    fmt, values = formats.get("e6m9"), np.zeros(32)
-    values[0], values[[1, 2, 4, 8, 16]] = 1, oracles.add(-0.0, lost, formats.get("e6m9"))
-    bound = pairwise(magnitude(values), 32, fmt, rounding)
+def test_pairwise_reached(rounding, lost, n):
+    """1 meets a subtree of sum `lost` at each level.
+
+    Kills: bounds.py: twice the levels; floor(log2 n) of them.
+    """
+    fmt, values = formats.get("e6m9"), np.zeros(n)
+    values[0], values[2 ** np.arange((n - 1).bit_length())] = 1, oracles.add(-0.0, lost, fmt)
+    bound = pairwise(magnitude(values), n, fmt, rounding)
     got = error(tree(values.tolist(), fmt, rounding), values)
     assert Fraction(bound) / 2 <= got <= Fraction(bound)
 
@@ -189,6 +194,20 @@ def test_running_sees_more(seed, rounding):
     )
 
 
+@pytest.mark.parametrize(
+    ("rounding", "products"),
+    [
+        ("nearest", [1.25] + [-(2.0**-4)] * 20),  # stays at 1.25 while the exact sum goes to zero
+        ("align", [0.9375, 1.875 - 2.0**-10]),  # both lose bits, and the carry does
+    ],
+)
+def test_running_follows_the_computed_sum(rounding, products):
+    """Kills: running_bound.py: an ulp of the exact sum; `align` as toward_zero."""
+    y = oracles.total(products, formats.get("e4m3"), None, rounding)
+    lost, bound = error(y, np.array(products)), running_bound(products, "e4m3", None, rounding)
+    assert Fraction(bound) / 2 <= lost <= Fraction(bound)
+
+
 @pytest.mark.parametrize("name", ["e4m3fn", "e4m3finite", "e5m2sat", "e6m9"])
 @pytest.mark.parametrize("rounding", ["nearest", "toward_zero", "align", "stochastic"])
 def test_range(name, rounding):
@@ -196,6 +215,8 @@ def test_range(name, rounding):
 
     Kills: bounds.py: the range of the last sum only.
     """
+    assert worst_case(600, 2, "e6m9", None, rounding, intra="e4m3fn") == math.inf
+    assert running_bound([300, 300], "e6m9", None, rounding, intra="e4m3fn") == math.inf
     top = formats.get(name).max
     for p in ([top, top], [top, top / 2, -top / 2], [top, top / 2, -top]):
         assert worst_case(magnitude(np.array(p)), len(p), name, None, rounding) == math.inf
