@@ -6,7 +6,9 @@ does not start JAX: formats and theory work without it.
 
 import importlib
 
-_MODULES = {"formats", "models", "nn", "ops", "optim", "papers", "quantize", "recipes"}
+_MODULES = {
+    "formats", "models", "nn", "ops", "optim", "papers", "quantize", "recipes", "workload",
+}  # fmt: skip
 _NAMES = {  # public name: module it lives in
     "Float": "formats",
     "Int": "formats",

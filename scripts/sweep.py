@@ -63,7 +63,7 @@ def variants(options: Options) -> dict[str, Recipe]:
         name: dataclasses.replace(module.recipe(chosen), **changes)
         for name, chosen in module.ABLATIONS.items()
     }
-    found["float32"] = baseline(found["full"])
+    found["float32"] = baseline(next(iter(found.values())))
     if unknown := [name for name in options.only if name not in found]:
         raise ValueError(f"no variant {', '.join(unknown)}: choose from {', '.join(found)}")
     return {name: r for name, r in found.items() if not options.only or name in options.only}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from qtrain.nn import Rule
 from qtrain.ops import Accumulator, DotConfig
-from qtrain.recipes.layers import Layer
+from qtrain.recipes.layers import GEMMS, Layer
 
 Quantizer = Any  # a frozen, hashable `(x, key=None) -> x`, see quantize.Cast
 
@@ -60,6 +60,11 @@ class Accumulators:
     forward: Accumulator | None = None
     input_grad: Accumulator | None = None
     weight_grad: Accumulator | None = None
+
+    def chunks(self) -> dict[str, int | None]:
+        """The longest chunk of each GEMM; None for one as long as the sum."""
+        found = {gemm: getattr(self, gemm) for gemm in GEMMS}
+        return {gemm: accum and accum.chunk for gemm, accum in found.items()}
 
     def fitted(self, layer: Layer) -> dict[str, Accumulator | None]:
         """The accumulators with each chunk cut to the length of the layer's own sum."""
@@ -116,7 +121,7 @@ class Recipe:
     weight: tuple[At, ...] | None = None  # quantizers; first match wins
     activation: tuple[At, ...] | None = None  # quantizers
     error: tuple[At, ...] | None = None  # Error
-    accumulator: tuple[At, ...] | None = None  # Accumulators
+    accumulator: tuple[At, ...] | None = None  # Accumulators, or what has its two methods
     update: Update | None = None
     loss_scale: LossScale | None = None
 
@@ -199,12 +204,11 @@ def _check_paths(recipe: Recipe, layers: Sequence[Layer]) -> None:
 def _check_chunks(recipe: Recipe, layers: Sequence[Layer]) -> None:
     """A chunk longer than every sum would silently mean no chunks at all."""
     chunks = [
-        (accum.chunk, layer.lengths[gemm], layer.path, gemm)
+        (chunk, layer.lengths[gemm], layer.path, gemm)
         for layer in layers
-        for gemm in layer.lengths
         if (setting := recipe.setting("accumulator", layer, layers)) is not None
-        and (accum := getattr(setting, gemm)) is not None
-        and accum.chunk is not None
+        for gemm, chunk in setting.chunks().items()
+        if chunk is not None
     ]
     if chunks and all(chunk > length for chunk, length, _, _ in chunks):
         chunk, length, path, gemm = max(chunks, key=lambda c: c[1])

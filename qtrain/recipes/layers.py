@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+GEMMS = ("forward", "input_grad", "weight_grad")  # the names of `ops.DotConfig`'s accumulators
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -23,8 +25,8 @@ class Layer:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """K of each GEMM, by the names of `ops.DotConfig`'s accumulators."""
-        return {gemm: getattr(self, gemm) for gemm in ("forward", "input_grad", "weight_grad")}
+        """K of each GEMM."""
+        return {gemm: getattr(self, gemm) for gemm in GEMMS}
 
 
 def layers(model: nnx.Module, shape: Sequence[int]) -> tuple[Layer, ...]:
