@@ -16,6 +16,7 @@ from theory.addition import Grid, Rounding, add
 from theory.products import (
     Discrete,
     Gaussian,
+    Gridded,
     Law,
     Sparse,
     Uniform,
@@ -34,6 +35,8 @@ def mirrored(law: Law) -> Law:
         return Discrete(-law.values[::-1], law.probs[::-1])
     if isinstance(law, Sparse):
         return Sparse(mirrored(law.base), law.nzr)
+    if isinstance(law, Gridded):
+        return Gridded(mirrored(law.base), law.man)
     return type(law)(mean=-law.mean, std=law.std)
 
 
@@ -47,6 +50,8 @@ def drift_and_variance(law: Law, ulp: float, rounding: Rounding) -> tuple[float,
     if isinstance(law, Sparse):
         b, v = drift_and_variance(law.base, ulp, rounding)
         return law.nzr * b, law.nzr * (v + b * b) - (law.nzr * b) ** 2
+    if isinstance(law, Gridded):
+        return _gridded_drift_and_variance(law, ulp, rounding)
     if not isinstance(law, Discrete) and ulp < law.std / _FINE:
         return _fine_drift_and_variance(law, ulp, rounding)
     if ulp <= quantum(law):
@@ -94,6 +99,16 @@ def _stochastic_variance(law, ulp: float) -> float:
     return float(((2 * x[:-1] + ulp) * m1 - m2 - x[:-1] * (x[:-1] + ulp) * m0).sum())
 
 
+def _gridded_drift_and_variance(law: Gridded, ulp: float, rounding: Rounding):
+    """Truncating multiples of q loses (u - q)+ / 2 on average, not u / 2."""
+    b, v = drift_and_variance(law.base, ulp, rounding)
+    if rounding == "toward_zero":
+        b += law.mean_spacing(ulp, 0) / 2
+    elif rounding == "align":
+        v += law.mean_spacing(ulp, 1)
+    return b, v
+
+
 def _fine_drift_and_variance(law: Gaussian | Uniform, ulp: float, rounding: Rounding):
     """Leading terms for u << std, where p / u mod 1 is uniform but for O(u/std)^2 at most."""
     noise = ulp**2 / 12
@@ -122,7 +137,11 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
     """
     if rounding in ("stochastic", "toward_zero") or ulp < quantum(law):
         return 1.0
+    if isinstance(law, Gridded):
+        return edge_ratio(law.base, ulp, rounding)
     fine = law.std / (16 if rounding == "align" else 8)
+    if ulp < fine and rounding == "nearest" and not isinstance(law, Discrete):
+        return 1 + ulp**2 / (4 * law.variance)
     if ulp < fine:  # linear (quadratic, to nearest) in u from the smallest that is solved
         solved = 2.0 ** math.ceil(math.log2(fine))
         share = ulp / solved if rounding == "align" else (ulp / solved) ** 2

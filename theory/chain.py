@@ -173,6 +173,8 @@ def _dense(matrix) -> np.ndarray:
 def _law(chain: Chain, pi: np.ndarray, first: np.ndarray, n: int) -> Discrete:
     """The signed law of the computed sum, its exact sum of n products beside it."""
     second = n * chain.variance + (n * chain.mean) ** 2
+    if np.isnan(first).any():  # not followed: at least the mean is right
+        first = pi * (n * chain.mean)
     pi, values = np.maximum(pi, 0.0), chain.states
     if chain.folded:
         values = np.concatenate([-values[:0:-1], values])
@@ -185,6 +187,8 @@ def _law(chain: Chain, pi: np.ndarray, first: np.ndarray, n: int) -> Discrete:
 
 def _sums(chain: Chain, pi: np.ndarray, first: np.ndarray, mean: float, variance: float) -> Sums:
     law = dataclasses.replace(_law(chain, pi, first, 1), second=variance + mean**2)
+    if np.isnan(first).any():
+        law = dataclasses.replace(law, first=np.full_like(law.probs, np.nan))
     diagonal = chain.even.diagonal()
     leaves = chain.even.sum(axis=1) - diagonal
     if sp.issparse(chain.even):  # exact zeros stay exact

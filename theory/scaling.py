@@ -17,7 +17,7 @@ from qtrain.formats import Float
 from theory.addition import ROUNDINGS, Grid, Rounding
 from theory.chain import sums
 from theory.diffusion import diffuse, has_mean
-from theory.products import Discrete, Gaussian, Law, Sparse, Uniform, is_symmetric, sparse
+from theory.products import Discrete, Gaussian, Gridded, Law, Sparse, Uniform, is_symmetric, sparse
 from theory.regimes import Criterion
 from theory.transitions import top_of
 
@@ -104,7 +104,7 @@ def _check(m_acc: int, n: float, rounding, products: Law, chunk) -> None:
 
 def _by_chain(m_acc: int, n: float, rounding, products: Law) -> Estimate | None:
     """The exact chain where it is small: a few hundred states, or few additions."""
-    if n != int(n):
+    if n != int(n) or isinstance(products, Gridded):
         return None
     floor = 2.0 ** (math.floor(math.log2(products.std)) - 8)
     grid = Grid(m_acc, int(math.log2(floor)) + m_acc, math.inf)
@@ -129,7 +129,7 @@ def _by_diffusion(m_acc: int, n: float, rounding, products: Law) -> Estimate:
     exact_mean, exact = products.mean * n, products.variance * n
     kept_mean = mean / length / products.mean if has_mean(products) else math.nan
     kept = variance / length * n + (mean / length * n) ** 2
-    bound = _CONSTANT[rounding] * 2.0 ** (-m if is_symmetric(products) else -m / 2)
+    bound = _CONSTANT[rounding] * 2.0**-m if is_symmetric(products) else 2.0 ** (-m / 2)
     return Estimate(
         kept / (exact + exact_mean**2), variance * n / (length * exact), kept_mean, bound,
         "diffusion",
@@ -146,7 +146,8 @@ def _chunked(m_acc: int, n: float, rounding, products: Law, chunk: int, m_intra:
     """The law of a chunk's sum is the product law of the sum over chunks."""
     inner = estimate(m_intra, chunk, rounding, products)
     law = chunk_law(products, chunk, m_intra, rounding)
-    outer = estimate(m_acc, n / chunk, rounding, law)
+    count = n / chunk if m_acc > 5 else math.ceil(n / chunk)  # the chain takes whole numbers
+    outer = estimate(m_acc, count, rounding, law)
     mean = outer.mean * inner.mean if has_mean(products) else math.nan
     variance = outer.variance * law.variance / (chunk * products.variance)
     kept = n * variance * products.variance
@@ -159,23 +160,26 @@ def _chunked(m_acc: int, n: float, rounding, products: Law, chunk: int, m_intra:
 
 @functools.lru_cache(maxsize=64)
 def chunk_law(products: Law, chunk: int, m_intra: int, rounding: Rounding) -> Law:
-    """The law of a chunk's sum: of the exact chain in at most 6 bits, moved to the right moments.
+    """The law of a chunk's sum: of the exact chain in up to 6 bits, else one of its moments.
 
-    Normal where the exact sum's excess kurtosis is below 0.02, unless it lies on a lattice.
+    Beyond, truncating roundings take a normal law on the chunk's grid; the others a normal law
+    where the exact sum's excess kurtosis is below 0.05, else the chain's at 6 bits, scaled. On
+    a lattice it is always the chain's.
     """
     kept = estimate(m_intra, chunk, rounding, products)
     std = math.sqrt(kept.variance * chunk) * products.std
     mean = kept.mean * chunk * products.mean if has_mean(products) else 0.0
-    if abs(_excess_kurtosis(products)) < 0.02 * chunk and not _on_lattice(products, std):
-        return Gaussian(std, mean)
-    bits = min(m_intra, 6)
+    if m_intra > 6 and not _on_lattice(products, std):
+        if rounding in ("align", "toward_zero"):
+            return Gridded(Gaussian(std, mean), m_intra)
+        if abs(_excess_kurtosis(products)) < 0.05 * chunk:
+            return Gaussian(std, mean)
+    bits, rounding = (m_intra, rounding) if m_intra <= 6 else (6, "nearest")
     floor = 2.0 ** (math.floor(math.log2(products.std)) - 6)
-    exact = rounding if bits == m_intra else "nearest"
-    law = sums(products, chunk, Float(exp=8, man=bits), exact, floor=floor, joint=False).law
-    ratio = std / law.std
-    if exact == rounding and bits == m_intra or abs(ratio - 1) < 1e-3:
-        return Discrete(law.values, law.probs)  # keeps to the lattice
-    return Discrete((law.values - law.mean) * ratio + mean, law.probs)
+    law = sums(products, chunk, Float(exp=8, man=bits), rounding, floor=floor, joint=False).law
+    if bits == m_intra or _on_lattice(products, std):
+        return Discrete(law.values, law.probs)
+    return Discrete((law.values - law.mean) * (std / law.std) + mean, law.probs)
 
 
 def _on_lattice(products: Law, std: float) -> bool:
