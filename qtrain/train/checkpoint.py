@@ -2,16 +2,18 @@
 
     <folder>/<step>/state/...    every array of the run: weights, optimizer, data cursor, key
     <folder>/<step>/meta/...     the configuration, for comparison on resume
-    <folder>/<step>/seal.json    SHA-256 of each file above, written last
+    <folder>/<step>/seal.json    SHA-256 of the configuration and of each file above
 
-A process killed while saving leaves a folder without a seal; `restore` says so and takes the
-previous checkpoint.
+A checkpoint is written and sealed under the name <step>.partial and then renamed, so that a kill
+leaves a whole one or none. What other runs or programs put into the folder is never deleted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ import orbax.checkpoint as ocp
 from qtrain.recipes.config import differences
 
 SEAL = "seal.json"
+PARTIAL = ".partial"  # end of the name of a folder that is being written or removed
 
 
 class Checkpoints:
@@ -32,70 +35,102 @@ class Checkpoints:
         """`config` is the run's configuration as JSON values."""
         self.folder = folder.absolute()
         self._config = config
+        self._digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         self._keep = keep
         self._items = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         if jax.process_index() == 0:
-            for left in self.folder.glob("*.orbax-checkpoint-tmp*"):  # a save that was killed
+            for left in self.folder.glob(f"[0-9]*{PARTIAL}*"):  # by a run that was killed
                 shutil.rmtree(left)
 
     def save(self, step: int, state: Any) -> Path:
         """Writes `state` (a pytree of arrays); returns when it is complete on disk."""
-        path = self.folder / str(step)
+        path, partial = self._path(step), self.folder / f"{step}{PARTIAL}"
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             meta=ocp.args.JsonSave({"step": step, "config": self._config}),
         )
-        self._items.save(path, args=args, force=True)
+        self._items.save(partial, args=args, force=True)
         if jax.process_index() == 0:
-            partial = path / f"{SEAL}.partial"
-            partial.write_text(json.dumps(_hashes(path), indent=1), encoding="utf-8")
-            partial.replace(path / SEAL)
-            for old in self._steps()[self._keep :]:
-                shutil.rmtree(self.folder / str(old))
+            seal = {"config": self._digest, "files": _hashes(partial)}
+            (partial / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+            if path.exists():
+                self._clear(path)
+            partial.rename(path)
+            mine = [old for old in self._steps() if old <= step and self._is_mine(old)]
+            for old in mine[self._keep :]:
+                _remove(self._path(old))
         return path
 
     def restore(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
         """The newest good checkpoint's step and state, or None if the folder holds none.
 
-        `template` gives shapes, dtypes and shardings. Each bad checkpoint on the way is named
-        by a call of `warn`.
+        `template` gives shapes, dtypes and shardings. Each checkpoint that is passed over is
+        named by a call of `warn`.
 
         Raises:
-          ValueError: the configuration differs (all fields named), or every checkpoint is bad.
+          ValueError: every checkpoint is bad, or of another configuration (all fields named).
         """
         steps = self._steps()
+        others: dict[Path, str] = {}  # of another configuration -> the fields that differ
         for step in steps:
-            path = self.folder / str(step)
+            path = self._path(step)
             if (fault := _fault(path)) is not None:
                 warn(f"checkpoint {path} refused: {fault}")
                 continue
             stored = self._items.restore(path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
             if changed := differences(stored.meta["config"], self._config):
-                raise ValueError(
-                    f"cannot resume {path} with another configuration: {'; '.join(changed)}."
-                    " Repeat the settings of the run, or leave out --resume to start anew"
-                )
+                others[path] = "; ".join(changed)
+                continue
+            for other, fields in others.items():
+                warn(f"checkpoint {other} refused: it is of another configuration: {fields}")
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             return step, self._items.restore(path, args=args).state
+        for other, fields in others.items():
+            raise ValueError(
+                f"cannot resume {other} with another configuration: {fields}."
+                " Repeat the settings of the run, or choose another --out to start anew"
+            )
         if steps:
             raise ValueError(
-                f"no usable checkpoint in {self.folder}; leave out --resume to start anew"
+                f"no usable checkpoint in {self.folder}; choose another --out to start anew"
             )
         return None
+
+    def _path(self, step: int) -> Path:
+        return self.folder / str(step)
 
     def _steps(self) -> list[int]:
         """Steps with a folder of their own, newest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(
-            (int(p.name) for p in self.folder.iterdir() if p.name.isdigit()), reverse=True
-        )
+        names = (p.name for p in self.folder.iterdir() if p.is_dir())
+        return sorted((int(n) for n in names if re.fullmatch(r"0|[1-9][0-9]*", n)), reverse=True)
+
+    def _is_mine(self, step: int) -> bool:
+        """Whether the seal names this run's configuration; the files are not read."""
+        seal = _seal(self._path(step))
+        return isinstance(seal, dict) and seal["config"] == self._digest
+
+    def _clear(self, path: Path) -> None:
+        """Makes room for a checkpoint: removes ours of the same step, moves a stranger aside."""
+        if path.is_dir() and self._is_mine(int(path.name)):
+            _remove(path)
+            return
+        names = (path.with_name(f"{path.name}.refused{n or ''}") for n in itertools.count())
+        path.rename(next(name for name in names if not name.exists()))
+
+
+def _remove(path: Path) -> None:
+    """A kill meanwhile leaves what the next run takes for unfinished, not for a checkpoint."""
+    doomed = path.with_name(f"{path.name}.old{PARTIAL}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder` except the seal."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(SEAL))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SEAL)
     out = {}
     for path in files:
         with path.open("rb") as file:
@@ -105,18 +140,26 @@ def _hashes(folder: Path) -> dict[str, str]:
     return out
 
 
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def _seal(folder: Path) -> dict[str, Any] | str:
+    """The seal of a checkpoint, or what is wrong with it."""
     try:
-        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"it has no {SEAL}, so it is incomplete or not from qtrain"
     except (OSError, ValueError) as error:
         return f"its {SEAL} cannot be read ({error})"
-    found = _hashes(folder)
-    if not isinstance(sealed, dict) or not sealed:
+    if not isinstance(seal, dict) or not seal.get("files") or "config" not in seal:
         return f"its {SEAL} is not a list of hashes"
-    for name, digest in sealed.items():
+    return seal
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    seal = _seal(folder)
+    if isinstance(seal, str):
+        return seal
+    found = _hashes(folder)
+    for name, digest in seal["files"].items():
         if name not in found:
             return f"its file {name} is missing"
         if found[name] != digest:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,67 @@ def test_another_configuration_is_refused_field_by_field(run):
 
 
 def test_what_a_killed_save_left_is_removed(run):
-    left = run.folder / "30.orbax-checkpoint-tmp"
-    left.mkdir()
+    left = [run.folder / f"{n}" for n in ("30.partial", "30.partial.orbax-checkpoint-tmp-7")]
+    for folder in left:
+        folder.mkdir()
     Checkpoints(run.folder, CONFIG)
-    assert not left.exists()
+    assert not any(folder.exists() for folder in left)
+
+
+def _another_run(run, step):
+    """A sealed checkpoint of another configuration, in the same folder."""
+    Checkpoints(run.folder, {**CONFIG, "seed": 5}, keep=9).save(step, _state(step))
+
+
+def test_pruning_touches_nothing_but_this_run(run):
+    """Two foreign folders of higher steps, another run's checkpoint, a plain file.
+
+    Kills: checkpoint.py: `if old <= step and self._is_mine(old)` -> ``.
+    """
+    for name in ("90", "100"):
+        (run.folder / name).mkdir()
+        (run.folder / name / "precious").write_text("x")
+    (run.folder / "3").write_text("a file")
+    _another_run(run, 5)
+    for step in (30, 40):
+        run.save(step, _state(step))
+    assert sorted(p.name for p in run.folder.iterdir()) == ["100", "3", "30", "40", "5", "90"]
+    (step, state), warnings = _restore(run)
+    assert step == 40
+    assert [w.split()[1] for w in warnings] == [str(run.folder / n) for n in ("100", "90")]
+    jax.tree.map(np.testing.assert_array_equal, state, _state(40))
+
+
+def test_a_stranger_in_the_way_is_moved_aside(run):
+    (run.folder / "30").mkdir()
+    (run.folder / "30" / "precious").write_text("x")
+    run.save(30, _state(30))
+    assert (run.folder / "30.refused" / "precious").read_text() == "x"
+    assert _restore(run)[0][0] == 30
+
+
+def test_another_run_is_passed_over(run):
+    """Kills: checkpoint.py: the first other configuration raises."""
+    _another_run(run, 25)
+    (step, _), warnings = _restore(run)
+    assert step == 20
+    assert "25 refused: it is of another configuration: seed: 5 -> 0" in warnings[0]
+
+
+@pytest.mark.parametrize("at", ["write_text", "rename"])
+def test_a_kill_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch, at):
+    """Before the seal, and between seal and rename: nothing that looks like a checkpoint.
+
+    Kills: checkpoint.py: `self._items.save(partial` -> `self._items.save(path`, then a rename.
+    """
+    first = Checkpoints(tmp_path, CONFIG)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, at, _killed)
+        with pytest.raises(KeyboardInterrupt):
+            first.save(10, _state(10))
+    assert _restore(Checkpoints(tmp_path, CONFIG)) == (None, [])
+    assert not list(tmp_path.iterdir())
+
+
+def _killed(*_, **__):
+    raise KeyboardInterrupt
