@@ -2,7 +2,7 @@
 
 A priori: from the number of terms and the sum of their magnitudes alone, in exact rational
 arithmetic, rounded up. `running_bound` knows the terms and is tighter; `probabilistic` trades
-certainty for sqrt(n).
+certainty for sqrt(n). Every bound is proved here; theorem numbers of sources are recalled.
 
 Notation: Sigma = sum |a_k b_k|, v = `unit`, c = `underflow`. E is the error so far, Sigma_k and E_k
 those after k additions.
@@ -47,7 +47,7 @@ def worst_case(
     """Bounds |dot(a, b) - sum a_k b_k| for one output of `qtrain.dot` with this accumulator.
 
     To first order, for a chunk of b: (b + n / b - 1) v Sigma, v Sigma n without chunks
-    [blanchard2020class, Thm. 3.1]; nearest, toward_zero and align need no higher orders:
+    [blanchard2020class, Sec. 3]; nearest, toward_zero and align need no higher orders:
     see `rounded_sums`. Infinite where the sum may leave the range of a format.
 
     Args:
@@ -81,7 +81,7 @@ def pairwise(
     gamma-like, with h = ceil(log2 n) roundings on the way of each value: ((1 + v)^h - 1) Sigma
     [higham2002accuracy, eq. (4.6)]; h v Sigma where truncation keeps every node from growing;
     for nearest never more than (n - 1) v Sigma, true in any order [jeannerod2013improved,
-    Thm. 4.1].
+    abstract].
 
     Args:
       abs_sum: sum of the magnitudes, exact or from above.
@@ -115,8 +115,8 @@ def rounded_sums(
     length, or one less if the terms are on the grid. No bound has terms of higher order in v:
 
     nearest  k v Sigma + n c. Induction as in [jeannerod2013improved, Prop. 3.1], which needs s
-      but not p on the grid. An addition errs by at most |p|, since s is on the grid, and by at
-      most v |s + p| or c. If |p_k| <= v Sigma_(k-1) + c, the first of these is enough. If not,
+      but not p on the grid: an addition then errs by at most |p|, and by at most v |s + p| or
+      c. If |p_k| <= v Sigma_(k-1) + c, the first of these is enough. If not,
       v |s + p_k| <= v Sigma_k + v E_(k-1), and v E_(k-1) <= (k - 1) v (v Sigma_(k-1) + c)
       < (k - 1) v |p_k|, which is what (k - 1) v Sigma gains from p_k.
     toward_zero  k v Sigma + n c: |s| <= Sigma_k always, so that an addition errs by at most

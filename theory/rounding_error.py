@@ -50,7 +50,7 @@ def unit(fmt: Float, rounding: Rounding) -> Fraction:
     """Largest relative error of one addition in the normal range.
 
     With eps = 2^-man and u = eps / 2:
-    nearest              u / (1 + u)      of |s + p| [jeannerod2013improved, eq. (1.2)]
+    nearest              u / (1 + u)      of |s + p| [jeannerod2013improved, Sec. 2]
     toward_zero          eps / (1 + eps)  of |s + p|: just below 1 + eps becomes 1
     align, p on the grid eps / (1 + eps)  of |s| + |p|, which cancellation does not shrink
     stochastic           eps              of |s + p|: just above 1 becomes 1 + eps

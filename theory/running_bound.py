@@ -128,8 +128,6 @@ def _addition(s, p, divisor: Fraction, fmt: Float, rule: Rounding, on_grid: bool
     if rule == "nearest":
         return min(spacing / 2, most) + extra
     larger = rule == "align" and most > abs(s[0]) - s[1] and divisor < ulp(most, fmt)
-    if (
-        larger and not on_grid and spacing > ulp(Fraction(0), fmt)
-    ):  # among subnormals, nothing more is lost
-        spacing += ulp(most, fmt)
+    if larger and not on_grid and spacing > ulp(Fraction(0), fmt):
+        spacing += ulp(most, fmt)  # not among subnormals: there, one of p and the sum is exact
     return spacing + extra

@@ -41,7 +41,7 @@ DATA = {
 @pytest.mark.parametrize("chunk", [None, 16])
 @pytest.mark.parametrize("data", DATA)
 def test_stochastic_exceedance(data, chunk):
-    """Kills: probabilistic.py: half the range of an error; no additions between chunks."""
+    """Kills: probabilistic.py: half the range of an error."""
     products, exceeded = DATA[data], {}
     lost = errors(products, qt.Accumulator("e6m9", chunk, "stochastic"))
     size = sum(map(Fraction, np.abs(products).tolist()), Fraction(0))
@@ -91,7 +91,7 @@ def test_no_subnormals_is_a_drift():
 @pytest.mark.parametrize("chunk", [None, 16])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_independent_errors(rounding, chunk):
-    """On 4096 sums of different normal numbers. Kills: probabilistic.py: sqrt(m) without lam."""
+    """On 4096 sums of different normal numbers."""
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(SIDE, 256)), rng.normal(size=(256, SIDE))
     a, b = (np.round(x * 8) / 8 for x in (a, b))  # exact products
@@ -110,7 +110,10 @@ def test_independent_errors(rounding, chunk):
 
 
 def test_independent_errors_reached():
-    """Half of the bound, on the errors +u or -u; its 2 u for stochastic rounding is the rest."""
+    """Half of the bound, on the errors +u or -u; its 2 u for stochastic rounding is the rest.
+
+    Kills: probabilistic.py: sqrt(m) without lam.
+    """
     products = half_ulps(32)
     lost = errors(products, qt.Accumulator("e6m9", None, "stochastic"))
     bound, probability = independent_errors(
@@ -152,7 +155,10 @@ def test_never_worse_than_certain(size, n, lam, chunk, fmt):
 
 
 def test_first_order():
-    """lam u (sqrt(b) + sqrt(n / b)) Sigma, and the probability of the docstring."""
+    """lam u (sqrt(b) + sqrt(n / b)) Sigma, and the probability of the docstring.
+
+    Kills: probabilistic.py: no additions between chunks.
+    """
     bound, probability = stochastic(1, 2**12, "e6m14", 64, lam=4.0, products="exact")
     assert math.isclose(bound, 4 * 2.0**-15 * 16, rel_tol=0.01)
     assert math.isclose(probability, 1 - 2 * 65 * math.exp(-8), rel_tol=1e-12)
