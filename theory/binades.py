@@ -130,7 +130,7 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
 
     Solves E[h(s')|s] = h(s) exactly near the edge, h given outside. For atomless laws and
     u << std it is 1 + u^2 / (4 Var p) to nearest, 1 + u E|p| / (2 Var p) for align (see
-    `scaling.edge_terms`). Stochastic rounding is a martingale already: 1. Toward zero, 1 is
+    `regimes.edge_terms`). Stochastic rounding is a martingale already: 1. Toward zero, 1 is
     taken: where its drift lets the sum get to, u << std, and drift is continuous there. Where
     a drift dominates, the ratio is that of p with a random sign: the sum crosses an edge once,
     and is moved by less than an ulp there. Infinite where the edge reflects.
@@ -140,12 +140,8 @@ def edge_ratio(law: Law, ulp: float, rounding: Rounding) -> float:
     if isinstance(law, Gridded):
         return edge_ratio(law.base, ulp, rounding)
     fine = law.std / (16 if rounding == "align" else 8)
-    if ulp < fine and rounding == "nearest" and not isinstance(law, Discrete):
-        return 1 + ulp**2 / (4 * law.variance)
-    if ulp < fine:  # linear (quadratic, to nearest) in u from the smallest that is solved
-        solved = 2.0 ** math.ceil(math.log2(fine))
-        share = ulp / solved if rounding == "align" else (ulp / solved) ** 2
-        return 1 + (edge_ratio(law, solved, rounding) - 1) * share
+    if ulp < fine:
+        return _fine_edge_ratio(law, ulp, rounding, 2.0 ** math.ceil(math.log2(fine)))
     if drift_and_variance(law, 2 * ulp, rounding)[1] < 1e-12 * law.variance:
         # Frozen above. To nearest, |p| <= u then: no sum passes the edge, and one at it can go
         # back. Aligned, a sum at the edge already has the spacing 2u, and stays.
@@ -173,16 +169,22 @@ def _symmetrized(law: Law) -> Law:
     """The law of p with a random sign; of the same mean square for atomless laws."""
     if isinstance(law, Discrete):
         other = mirrored(law)
-        return discrete(
-            np.append(law.values, other.values), np.append(law.probs, other.probs) / 2
-        )
+        return discrete(np.append(law.values, other.values), np.append(law.probs, other.probs) / 2)
     if isinstance(law, Sparse):
         return Sparse(_symmetrized(law.base), law.nzr)
     return type(law)(std=math.hypot(law.std, law.mean), mean=0.0)
 
 
+def _fine_edge_ratio(law: Law, ulp: float, rounding: Rounding, solved: float) -> float:
+    """Linear (quadratic, to nearest) in u down from `solved`, which is solved for."""
+    if rounding == "nearest" and not isinstance(law, Discrete):
+        return 1 + ulp**2 / (4 * law.variance)
+    share = ulp / solved if rounding == "align" else (ulp / solved) ** 2
+    return 1 + (edge_ratio(law, solved, rounding) - 1) * share
+
+
 def quantum(law: Law) -> float:
-    """The largest power of two that all products are multiples of; 0 without atoms only."""
+    """The largest power of two that all products are multiples of; 0 for atomless laws."""
     if not isinstance(law, Discrete):
         return 0.0
     steps = law.values[law.values != 0]

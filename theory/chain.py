@@ -97,6 +97,11 @@ def sums(
         if inner == outer:
             return total
         return _run(build_chain(total.law, outer, rounding, 1), 1, joint)
+    return _chunked(products, n, (outer, inner), rounding, chunk, joint)
+
+
+def _chunked(products: Law, n: int, grids: tuple[Grid, Grid], rounding, chunk: int, joint: bool):
+    outer, inner = grids
     chain = build_chain(products, inner, rounding, chunk)
     whole, rest = divmod(n, chunk)
     full = _law(chain, *_power(chain, chunk, joint), chunk)
@@ -125,7 +130,7 @@ def _step(chain: Chain, pi: np.ndarray, first: np.ndarray):
 
 
 def _power(chain: Chain, n: int, joint: bool):
-    """n additions from s = 0: by steps or by squarings, whichever costs less."""
+    """Starts from s = 0 and adds n products: by steps or by squarings, whichever costs less."""
     size = len(chain.states)
     entries = chain.even.nnz if sp.issparse(chain.even) else size**2
     by_steps = n * (1 + 2 * joint) * (2e-9 * entries + 1e-5)  # seconds, roughly

@@ -2,8 +2,8 @@
 
 For n additions, s / (2^man std) tends as man grows, at equal t = n / 4^man, to the diffusion
 with the drift and variance of its binade and, at each power of two, the edge ratio as a jump
-in its scale function [lejay2006skew, Sec. 5]. Its finite volumes keep E[s^2] exactly where the
-variance is constant, and positive probabilities always.
+in the slope of its scale function (a skew diffusion). The finite volumes keep E[s^2] exactly
+where the variance is constant, and positive probabilities always.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def sparse(law: Law, nzr: float) -> Law:
     """Products that are non-zero with probability `nzr` in (0, 1], else exactly 0.
 
     `nzr` multiplies the probability of each value of `law`: the non-zero ratio of
-    [sakr2019accumulation, Sec. 4.2], if `law` itself has no mass at 0.
+    [sakr2019accumulation, Sec. 4], if `law` itself has no mass at 0.
     """
     if not 0 < nzr <= 1:
         raise ValueError(f"the non-zero ratio must be in (0, 1], not {nzr}")

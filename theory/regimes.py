@@ -63,7 +63,7 @@ def edge_terms() -> dict[str, sp.Expr]:
 
 
 def gain_per_addition(rounding: Rounding) -> sp.Expr:
-    """d E[s^2] / dn - 1 at |s| = x, averaged over the phase of x within a binade.
+    """The rate d E[s^2] / dn - 1 at |s| = x, averaged over the phase of x within a binade.
 
     Noise adds v(u) - 1, drift -u/2 takes x u. Edges lie at x = 2^k, one per factor of 2, so
     their sum is an integral over d(log2 x): 2 x kappa / (x ln 2), u = x/2 just below.
@@ -83,7 +83,7 @@ def loss(rounding: Rounding) -> tuple[sp.Expr, Fraction, int]:
 
     Leading order, for a retention near 1. `a` is E|p| / std, sqrt(2/pi) for Gaussian products.
     s itself is normal by the central limit theorem, with E|s| = sqrt(2 n / pi). Averaged over
-    the phase of std within a binade, on which c depends by less than 1 %.
+    the phase of std within a binade, which moves the loss by about 1 % (nearest).
     """
     gain = sp.expand(gain_per_addition(rounding))
     degree = sp.degree(gain, x)
@@ -101,7 +101,7 @@ def bits_per_doubling(
     """Mantissa bits that each doubling of n costs at a fixed value of the criterion.
 
     retention   |1 - E[s^2] / E[S^2]| below a small tolerance
-    published   n |1 - retention| below ln 50 [sakr2019accumulation, Sec. 4.4]
+    published   n |1 - retention| below ln 50 [sakr2019accumulation, Sec. 4]
     mean        |1 - E[s] / E[S]| below a tolerance, for products with a mean
 
     From `loss`: c n^power / 2^(bits man) stays fixed along man = (power / bits) log2 n, and

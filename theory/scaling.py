@@ -21,8 +21,8 @@ from theory.products import Discrete, Gaussian, Gridded, Law, Sparse, Uniform, i
 from theory.regimes import Criterion
 from theory.transitions import top_of
 
-LOG_LIMIT = math.log(50.0)  # [sakr2019accumulation, Sec. 4.4]: n (1 - retention) stays below
-_STATES = 480  # of an exact chain that still answers in a fraction of a second
+LOG_LIMIT = math.log(50.0)  # [sakr2019accumulation, Sec. 4]: n (1 - retention) stays below
+_SECONDS = 0.3  # what the exact chain may take, roughly, on one core
 _BIAS = 256.0  # 2^m |mean| / std from which on the path is followed at a smaller m
 _CONSTANT = {"nearest": 0.5, "stochastic": 0.5, "align": 1.0, "toward_zero": 1.0}
 
@@ -103,14 +103,18 @@ def _check(m_acc: int, n: float, rounding, products: Law, chunk) -> None:
 
 
 def _by_chain(m_acc: int, n: float, rounding, products: Law) -> Estimate | None:
-    """The exact chain where it is small: a few hundred states, or few additions."""
+    """The exact chain where it is fast: a few hundred states, or few additions."""
     if n != int(n) or isinstance(products, Gridded):
         return None
     floor = 2.0 ** (math.floor(math.log2(products.std)) - 8)
     grid = Grid(m_acc, int(math.log2(floor)) + m_acc, math.inf)
     top = top_of(products, grid, rounding, int(n))
     binades = max(math.log2(top / floor) - m_acc, 0) + 1
-    if 2**m_acc * binades * (2 - is_symmetric(products)) > _STATES:
+    states = 2**m_acc * binades * (2 - is_symmetric(products))
+    atoms = len(products.values) if isinstance(products, Discrete) else states
+    by_steps = n * (2e-9 * states * min(atoms, states) + 1e-5)
+    by_squares = 2e-10 * states**3 * math.log2(2 * n)
+    if min(by_steps, by_squares) + 1e-7 * states * atoms > _SECONDS:
         return None
     fmt = Float(exp=8, man=m_acc)
     result = sums(products, int(n), fmt, rounding, floor=floor, joint=False)
@@ -220,7 +224,7 @@ def mantissa_bits(
       retention   |1 - E[s^2] / E[S^2]| <= tolerance
       mean        |1 - E[s] / E[S]| <= tolerance
       published   length |1 - retention| < ln 50, length being n, or the number of chunks: what
-                  reproduces the published table [sakr2019accumulation, Sec. 4.4, Table 1]
+                  reproduces the published table [sakr2019accumulation, Table 1]
 
     Raises:
       ValueError: 50 bits are not enough, or an unknown criterion.

@@ -65,6 +65,10 @@ def build_chain(
         mean, variance = products.exact_moments
         mean = 0.0 if fold else mean
         return Chain(states, even, odd if fold else even, first, mean, variance, fold)
+    return _continuous_chain(products, grid, rounding, steps, fold)
+
+
+def _continuous_chain(products: Law, grid: Grid, rounding, steps: int, fold: bool) -> Chain:
     states = grid.magnitudes(top_of(products, grid, rounding, steps))
     states = states if fold else np.concatenate([-states[:0:-1], states])
     if len(states) > 12_000:
@@ -77,9 +81,7 @@ def build_chain(
         stay = (1 - nzr) * np.eye(len(states))
         even, odd, first = nzr * even + stay, nzr * odd + stay, nzr * first
         odd[states == 0] = 0
-    return Chain(
-        states, even, odd if fold else even, first, products.mean, products.variance, fold
-    )
+    return Chain(states, even, odd if fold else even, first, products.mean, products.variance, fold)
 
 
 def top_of(products: Law, grid: Grid, rounding: Rounding, steps: int) -> float:

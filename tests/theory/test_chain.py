@@ -130,9 +130,7 @@ def test_sums_equal_enumeration(fmt, n, name, rounding):
 def test_chunked_sums_equal_enumeration(fmt, intra, n, chunk, name, rounding):
     atoms = {(Fraction(v), Fraction(v)): Fraction(q) for v, q in LAWS[name].items()}
     products = discrete(list(LAWS[name]), list(LAWS[name].values()))
-    joint = enumerate_chunks(
-        atoms, n, formats.get(fmt), formats.get(intra or fmt), rounding, chunk
-    )
+    joint = enumerate_chunks(atoms, n, formats.get(fmt), formats.get(intra or fmt), rounding, chunk)
     check(sums(products, n, fmt, rounding, chunk, intra), joint)
 
 
@@ -168,7 +166,7 @@ def test_continuous_law_is_the_limit_of_atoms(law, rounding):
     tolerance = n * 2.0**-21 if rounding == "stochastic" else 1e-12
     for s, prob in zip(got.law.values, got.law.probs, strict=True):
         assert abs(table.get(s, 0.0) - prob) < tolerance
-    # inside a cell S varies; a deterministic s does not follow it, the mean of a stochastic one does
+    # inside a cell S varies: a deterministic s does not follow, the mean of a stochastic one does
     inside = n * (law.variance - atoms.variance) * (-1 if rounding == "stochastic" else 1)
     assert got.mean_square_error == pytest.approx(
         want.mean_square_error + inside, abs=tolerance * (got.variance + got.mean**2)
