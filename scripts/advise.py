@@ -28,6 +28,7 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path.cwd()))  # for --fn, as `python -m` would have it
 
+RECIPE = "sakr2019accumulation"
 SHAPES = {"resnet18": (224, 224, 3), "alexnet": (224, 224, 3)}  # ImageNet; the others: the data's
 BATCHES = {"resnet18": 256, "alexnet": 256}
 _BITS = ("published", "exact", "published_chunked", "exact_chunked")
@@ -38,7 +39,7 @@ PRODUCT_BITS = 5  # mantissa bits of a product of two (1,5,2) numbers
 class Options:
     """What is traced, and how its sums are rounded."""
 
-    recipe: tyro.conf.Positional[str] = "sakr2019accumulation"
+    recipe: tyro.conf.Positional[str] = RECIPE
     """The paper whose widths are asked for."""
     model: str | None = None
     """mlp, small_cnn, resnet20, resnet32, resnet18 or alexnet."""
@@ -80,6 +81,10 @@ class Advice:
 
 def main(options: Options) -> None:
     """Traces, asks both theories, prints the table."""
+    if options.recipe != RECIPE:
+        raise ValueError(f"{options.recipe} says nothing about the widths of sums: ask {RECIPE}")
+    if options.chunk < 1:
+        raise ValueError(f"chunk must be at least 1, not {options.chunk}")
     if options.fn is None and options.model is None:
         raise ValueError(
             "nothing to advise on: give --model resnet18, or --fn MODULE:LOSS --args MODULE:ARGS"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
+
+from qtrain.nn import with_scopes
+from qtrain.workload import trace
 
 GEMMS = ("forward", "input_grad", "weight_grad")  # the names of `ops.DotConfig`'s accumulators
 
@@ -30,37 +31,14 @@ class Layer:
 
 
 def layers(model: nnx.Module, shape: Sequence[int]) -> tuple[Layer, ...]:
-    """Traces `model` on an abstract float32 batch of `shape` and records every hooked layer.
+    """Traces `model` and its gradients on an abstract float32 batch of `shape`.
 
     Nothing is computed, and `model` stays as it is. A layer called twice is listed once.
     """
-    probe = nnx.clone(model)
-    found: dict[str, Layer] = {}
-    for path, module in nnx.iter_modules(probe):
-        name = "/".join(map(str, path))
-        if hasattr(module, "conv_general_dilated"):
-            module.conv_general_dilated = _recorder(found, name, lax.conv_general_dilated)
-        elif hasattr(module, "dot_general"):
-            module.dot_general = _recorder(found, name, lax.dot_general)
-    graphdef, state = nnx.split(probe)
     batch = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-    jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), state, batch)
-    return tuple(found.values())
 
+    def total(model, x):
+        return jnp.sum(model(x))
 
-def _recorder(found: dict[str, Layer], path: str, op):
-    """`op` itself, with a note of the first call's shapes."""
-
-    def call(lhs, rhs, *args, **kwargs):
-        out = op(lhs, rhs, *args, **kwargs)
-        outputs = rhs.shape[-1]  # nnx kernels are (*kernel, in / groups, out)
-        groups = kwargs.get("feature_group_count", 1)
-        found.setdefault(path, Layer(
-            path,
-            forward=math.prod(rhs.shape[:-1]),
-            input_grad=math.prod(rhs.shape[:-2]) * outputs // groups,
-            weight_grad=math.prod(out.shape[:-1]),
-        ))  # fmt: skip
-        return out
-
-    return call
+    found = trace(total, with_scopes(model), batch, grad=True, argnums=(0, 1), params=0)
+    return tuple(Layer(path, **lengths) for path, lengths in found.lengths().items())
