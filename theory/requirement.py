@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
-from theory import scaling, vrr
+from theory import scaling
 from theory.addition import Rounding
+from theory.vrr import Criterion
+from theory.vrr import mantissa_bits as published_bits
 
 Theory = Literal["published", "exact"]
 TOLERANCE = 0.1  # of the variance; what training tolerates is measured in paper_figs
@@ -41,8 +43,8 @@ def mantissa_bits(
       ValueError: an argument out of range, or an unknown theory.
     """
     if theory == "published":
-        criterion: vrr.Criterion = "total" if chunk is None else "inter"
-        return vrr.mantissa_bits(n, product_bits, chunk, nonzero, criterion)
+        criterion: Criterion = "total" if chunk is None else "inter"
+        return published_bits(n, product_bits, chunk, nonzero, criterion)
     if theory == "exact":
         return scaling.mantissa_bits(n, rounding, TOLERANCE, chunk, nonzero)
     raise ValueError(f"unknown theory {theory!r}: published or exact")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from flax import nnx
 from qtrain.nn import with_scopes
 from qtrain.workload import trace
 
-GEMMS = ("forward", "input_grad", "weight_grad")  # the names of `ops.DotConfig`'s accumulators
+Gemm = Literal["forward", "input_grad", "weight_grad"]  # names of `ops.DotConfig`'s accumulators
+GEMMS: tuple[Gemm, ...] = get_args(Gemm)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,13 +23,12 @@ from typing import Literal
 from qtrain.ops import Accumulator
 from qtrain.quantize import Cast
 from qtrain.recipes.base import FIRST, LAST, At, Error, LossScale, Recipe
-from qtrain.recipes.layers import GEMMS, Layer
+from qtrain.recipes.layers import GEMMS, Gemm, Layer
 from theory import requirement
 
 FP8, FP16 = "e5m2", "e6m9"
 PRODUCT_BITS = 5  # stored mantissa bits of a product of two (1,5,2) numbers
 
-Gemm = Literal["forward", "input_grad", "weight_grad"]
 Rounding = Literal["nearest", "stochastic", "toward_zero", "align"]
 
 
@@ -58,7 +57,7 @@ class Predicted:
             gemm: self._accumulator(layer, gemm) if gemm in self.gemms else None for gemm in GEMMS
         }
 
-    def _accumulator(self, layer: Layer, gemm: str) -> Accumulator:
+    def _accumulator(self, layer: Layer, gemm: Gemm) -> Accumulator:
         length = layer.lengths[gemm]
         chunk = None if self.chunk is None else min(self.chunk, length)
         bits = self.mantissa
@@ -70,7 +69,7 @@ class Predicted:
         bits = min(max(bits + self.perturb, 1), 21)  # 21: what a rounded sum may have at most
         return Accumulator(f"e6m{bits}", chunk=chunk, rounding=self.rounding)
 
-    def _nonzero(self, path: str, gemm: str) -> float:
+    def _nonzero(self, path: str, gemm: Gemm) -> float:
         found = {layer: ratios for layer, *ratios in self.nonzero}
         return found[path][GEMMS.index(gemm)] if path in found else 1.0
 
@@ -111,7 +110,7 @@ ABLATIONS = {  # [sakr2019accumulation, Fig. 6], for scripts/sweep.py
     "float32 sums": Options(gemms=()),
     **{
         f"{theory}{'' if chunk is None else f' chunk {chunk}'}{name}": Options(
-            theory=theory, chunk=chunk, perturb=perturb  # type: ignore[arg-type]
+            theory=theory, chunk=chunk, perturb=perturb
         )
         for theory in ("published", "exact")
         for chunk in (None, 64)
@@ -119,7 +118,7 @@ ABLATIONS = {  # [sakr2019accumulation, Fig. 6], for scripts/sweep.py
     },
     **{f"mantissa {m}": Options(mantissa=m) for m in range(1, 10)},
     **{
-        f"mantissa {m} in {gemm}": Options(mantissa=m, gemms=(gemm,))  # type: ignore[arg-type]
+        f"mantissa {m} in {gemm}": Options(mantissa=m, gemms=(gemm,))
         for gemm in GEMMS
         for m in range(1, 7)
     },
