@@ -72,7 +72,7 @@ def hard_inputs(fmt: Format, size: int, seed: int = 0) -> np.ndarray:
 
 
 @st.composite
-def float_formats(draw, max_bits: int = 24, **fixed) -> Float:
+def float_formats(draw, max_bits: int = 32, **fixed) -> Float:
     """Any Float of at most `max_bits` bits: bias, subnormals, top and saturation vary too."""
     exp = draw(st.integers(2, min(8, max_bits - 1)))
     man = draw(st.integers(0, min(23, max_bits - 1 - exp)))

@@ -55,7 +55,7 @@ MUTANTS = {
         "g",
         "tests/optim -k taken_out",
     ),
-    "skipped step counts": Mutant(
+    "a skipped step changes the state": Mutant(
         "qtrain/optim/loss_scale.py",
         "jnp.where(finite, new, old)",
         "new",
@@ -146,7 +146,7 @@ MUTANTS = {
         "up = (rest > half) & inexact",
         "tests/quantize/test_cast.py -k rational_arithmetic",
     ),
-    "variant B half to even": Mutant(
+    "variant B truncates": Mutant(
         "qtrain/quantize/reference.py",
         '    if variant == "B":',
         '    if variant == "never":',
@@ -163,6 +163,24 @@ MUTANTS = {
         "* np.uint32(0x7FEB352D)\n    h = (h ^ (h >> np.uint32(15))) + k1",
         "* np.uint32(0x7FEB352D)\n    h = h ^ (h >> np.uint32(15))",
         "tests/quantize/test_bits.py -k shifts",
+    ),
+    "the second key word comes last": Mutant(
+        "qtrain/quantize/bits.py",
+        "(15))) + k1\n    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x846CA68B)",
+        "(15)))\n    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x846CA68B) + k1",
+        "tests/quantize/test_bits.py -k shifts",
+    ),
+    "raw keys seed the hash": Mutant(
+        "qtrain/quantize/bits.py",
+        '    key = fold(key, "random bits")\n',
+        "",
+        "tests/quantize/test_bits.py -k small_keys",
+    ),
+    "the scale underflows": Mutant(
+        "qtrain/quantize/scale.py",
+        "        scale = jnp.clip(scale, _LEAST, _MOST)\n",
+        "",
+        "tests/quantize/test_scale.py -k all_sizes",
     ),
     "folding ignores the part": Mutant(
         "qtrain/quantize/bits.py",
@@ -183,9 +201,9 @@ MUTANTS = {
         "tests/quantize/test_quantizer.py -k clipped",
     ),
     "scaled values overflow": Mutant(
-        "qtrain/quantize/quantizer.py",
-        'y = jnp.where(jnp.isfinite(y), jnp.clip(y, getattr(fmt, "min", -limit), limit), y)',
-        "y = y * np.float32(1 + 2.0**-4)",
+        "qtrain/quantize/scale.py",
+        "return jnp.where(jnp.isfinite(y), jnp.clip(y, np.float32(low), np.float32(high)), y)",
+        "return y * np.float32(1 + 2.0**-4)",
         "tests/quantize/test_quantizer.py -k fill",
     ),
     "NaN is a number": Mutant(
@@ -224,7 +242,7 @@ MUTANTS = {
         "np.uint32(drop << 23 | 0x400001))\n    return (total + magic) - magic",
         "tests/ops/test_accumulate.py -k agree",
     ),
-    "sums start at +0": Mutant(
+    "sums start above 0": Mutant(
         "qtrain/ops/accumulate.py",
         "jnp.full((plan.side, *total.shape), -0.0, jnp.float32)",
         "jnp.full((plan.side, *total.shape), 2.0**-140, jnp.float32)",

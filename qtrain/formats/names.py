@@ -21,10 +21,11 @@ ALIASES = {
     "f32": "e8m23",
     "fp32": "e8m23",
     "float32": "e8m23",
-    # ml_dtypes writes "fn" for formats in which every code is a number [ocp2023mx]
-    "e2m1fn": "e2m1finite",
-    "e2m3fn": "e2m3finite",
-    "e3m2fn": "e3m2finite",
+    # ml_dtypes writes "fn" here too, but every code is a number [ocp2023mx]; ours, without the
+    # prefix, have a NaN
+    "float4_e2m1fn": "e2m1finite",
+    "float6_e2m3fn": "e2m3finite",
+    "float6_e3m2fn": "e3m2finite",
 }
 KNOWN = (
     *ALIASES, "e5m2", "e4m3", "e4m3fn", "e3m4", "e4m3fnuz", "e5m2fnuz", "e4m3b11fnuz", "e6m9",
@@ -46,9 +47,10 @@ def get(name: str | Format) -> Format:
     """
     if not isinstance(name, str):
         return name
-    text = name.lower().removeprefix("float8_").removeprefix("float6_").removeprefix("float4_")
+    text = name.lower()
+    text = ALIASES.get(text, text)
     try:
-        found = _parse(ALIASES.get(text, text))
+        found = _parse(text.removeprefix("float8_"))
     except ValueError as error:
         raise ValueError(f"{name!r} is no possible format: {error}") from None
     if found is None:

@@ -20,7 +20,7 @@ from qtrain.ops.blocks import TILE, Plan, cut_rows, fold, plan_loops, steps, to_
 from qtrain.ops.config import Accumulator
 from qtrain.ops.operands import Extent, extent, narrow
 from qtrain.quantize import cast
-from qtrain.quantize.bits import mix
+from qtrain.quantize.bits import key_words, mix
 
 
 def accumulate(
@@ -90,18 +90,13 @@ def _without_single_chunks(accum: Accumulator) -> Accumulator:
     return dataclasses.replace(accum, chunk=None, product=accum.fmt)
 
 
-def key_words(key: jax.Array) -> jax.Array:
-    """The two uint32 words that seed the counter hash of a stochastic accumulation."""
-    return jax.random.key_data(key).reshape(-1)[-2:]
-
-
 def rounding_bits(words: jax.Array, level: int, step, output, nbits: int) -> jax.Array:
     """The `nbits` random bits of one stochastic addition, as uint32.
 
     Up to 16 bits, an even step and the next share one hash and take its low and high half.
 
     Args:
-      words: two uint32 words, from `key_words`.
+      words: two uint32 words, from `quantize.bits.key_words`.
       level: 0 for additions inside a chunk, 1 for those between chunks.
       step: int, which addition. Level 0: the position in the chunk, plus the chunk's index
         times the chunk length (rounded up to even). Level 1: the chunk's index.

@@ -20,7 +20,7 @@ def mix(counter: jax.Array, k0, k1) -> jax.Array:
 
     Two multiply-xorshift rounds [wellons2018prospecting, lowbias32] with one key word before
     each: since k1 enters between the rounds, the streams of two keys are not permutations or
-    shifts of one another.
+    shifts of one another. Not for raw keys, which differ in few bits: see `key_words`.
     """
     h = counter * np.uint32(0x9E3779B1) + k0
     h = (h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)
@@ -33,7 +33,7 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Uniform uint32 words of `shape`, one per row-major index.
 
     Raises:
-      ValueError: 2^32 elements or more, for which the counter would repeat.
+      ValueError: 2^32 elements or more, for which the counter would repeat; several keys.
     """
     size = math.prod(shape)
     if size >= 2**32:
@@ -43,10 +43,19 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def key_words(key: jax.Array) -> jax.Array:
-    """The two uint32 words of a JAX PRNG key, typed or raw."""
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
-    return key.reshape(-1)[-2:]
+    """The two uint32 words that seed `mix`, from a JAX PRNG key, typed or raw.
+
+    `mix` is short: of words that differ in a few low bits, as those of key(0) and key(1) do, it
+    makes streams that depend on each other. So the key goes through its own generator first.
+
+    Raises:
+      ValueError: several keys at once.
+    """
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if key.ndim != 1 - typed:
+        raise ValueError(f"one key is needed, not an array of shape {key.shape}: use jax.vmap")
+    key = fold(key, "random bits")
+    return (jax.random.key_data(key) if typed else key).reshape(-1)[-2:]
 
 
 def fold(key: jax.Array, *parts: int | str | jax.Array) -> jax.Array:

@@ -89,7 +89,12 @@ def _fast(fmt: Float, rounding: str, nbits: int, variant: str):
         return None
     if fmt.emin == -126:
         return _wide
-    if fmt.emin - fmt.man < -126 or fmt.emax + 24 - fmt.man > 127:
+    # no bits left to drop, or magic numbers beyond float32
+    if fmt.man > 21 or fmt.emax + 24 - fmt.man > 127:
+        return None
+    # XLA may flush float32 subnormals: below this exponent, inputs must round to zero anyway
+    least = fmt.emin - fmt.man - 1 if rounding == "nearest" else fmt.emin - 24
+    if least < -126:
         return None
     return _nearest if rounding == "nearest" else _stochastic
 

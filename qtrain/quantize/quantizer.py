@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from qtrain import formats
 from qtrain.quantize.cast import ROUNDINGS, Rounding, cast
 from qtrain.quantize.estimator import clip_range, straight_through
-from qtrain.quantize.scale import Scale
+from qtrain.quantize.scale import Scale, divide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +18,7 @@ class Cast:
     """Rounds an operand to a format: `(x, key=None) -> x`, hashable, differentiable.
 
     The gradient is that of the identity; with `clip_gradient`, zero where x saturates.
+    Under vmap with one key for all examples, all draw the same random bits.
     """
 
     fmt: str
@@ -48,9 +48,7 @@ class Cast:
         def rounded(x):
             if scale is None:
                 return cast(x, fmt, key, rounding=self.rounding, random_bits=self.random_bits)
-            y = x.astype(jnp.float32) / scale
-            limit = jnp.float32(fmt.max)  # s * max may round above max|x| / s
-            y = jnp.where(jnp.isfinite(y), jnp.clip(y, getattr(fmt, "min", -limit), limit), y)
+            y = divide(x, scale, fmt)
             y = cast(y, fmt, key, rounding=self.rounding, random_bits=self.random_bits)
             return (y * scale).astype(x.dtype)
 

@@ -11,9 +11,10 @@ import numpy as np
 from jax import lax
 
 from qtrain import formats
-from qtrain.formats import Format
+from qtrain.formats import Codebook, Format
 
 Method = Literal["absmax", "power_of_two", "percentile", "mse"]
+_LEAST, _MOST = np.float32(2.0**-126), np.float32(2.0**126)  # s and 1 / s are normal numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,15 @@ class Scale:
     """How the scale s is chosen, so that x / s fills the range of a format.
 
     method:
-      absmax        s = max|x| / max of the format: nothing saturates
+      absmax        s = max|x| / max of the format (of a codebook, of its magnitudes): nothing
+                    saturates
       power_of_two  absmax, rounded up to a power of two: dividing by it is exact
       percentile    as absmax, from the `percentile`-th percentile of |x|: outliers saturate
       mse           absmax times the factor, of 32 from 1/32 to 1, with the least squared error
     Values share a scale per tensor, or along `axis` per index of it, or per block of `block`
-    neighbours along `axis`. Where all are zero, or the maximum is not finite, s = 1.
+    neighbours along `axis`. s is at least 2^-126 and at most 2^126. It is 1 where the maximum
+    (or the percentile: of mostly zeros it is 0) is zero or not finite, and for an empty array.
+    Float32 subnormals may count as zero.
     """
 
     method: Method = "absmax"
@@ -51,6 +55,8 @@ class Scale:
           ValueError: the axis is not one of x, or the block does not divide it.
         """
         fmt = formats.get(fmt)
+        if x.size == 0:
+            return jnp.ones((1,) * x.ndim, jnp.float32)
         groups, restore = self._grouped(jnp.asarray(x, jnp.float32))
         magnitude = jnp.abs(groups)
         if self.method == "percentile":
@@ -58,9 +64,11 @@ class Scale:
         else:
             top = jnp.max(magnitude, axis=-1, keepdims=True)
         usable = (top > 0) & jnp.isfinite(top)
-        scale = jnp.where(usable, jnp.where(usable, top, 1) / np.float32(fmt.max), 1)
+        # a divisor that is no constant: XLA would multiply by its inverse, but only under jit
+        scale = jnp.where(usable, top, 1) / jnp.where(usable, np.float32(_reach(fmt)), 1)
+        scale = jnp.clip(scale, _LEAST, _MOST)
         if self.method == "power_of_two":
-            scale = jnp.where(usable, _power_above(scale), 1)
+            scale = _power_above(scale)
         if self.method == "mse":
             scale = _least_error(groups, scale, fmt)
         return restore(scale)
@@ -87,6 +95,24 @@ class Scale:
         return groups, lambda s: jnp.moveaxis(spread(s), -1, axis)
 
 
+def divide(x: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
+    """Quotient x / s, float32; finite ones clipped to the range of the format, since s * max may
+    round above max|x|.
+
+    Computed as x * (1 / s), which XLA makes of it under jit: now the bits are always the same.
+    """
+    y = x.astype(jnp.float32) * (1 / scale)
+    low, high = getattr(fmt, "min", -fmt.max), fmt.max
+    return jnp.where(jnp.isfinite(y), jnp.clip(y, np.float32(low), np.float32(high)), y)
+
+
+def _reach(fmt: Format) -> float:
+    """The magnitude that max|x| is mapped to."""
+    if isinstance(fmt, Codebook):
+        return max(abs(fmt.min), abs(fmt.max))
+    return fmt.max or abs(getattr(fmt, "min", 0.0))  # fixed1.0 holds -1 and 0
+
+
 def _power_above(x: jax.Array) -> jax.Array:
     """The smallest power of two that is not below the positive x."""
     mantissa, exponent = jnp.frexp(x)
@@ -99,11 +125,10 @@ def _least_error(groups: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
     from qtrain.quantize.cast import cast
 
     def error(factor):
-        s = scale * factor
-        limit = np.float32(fmt.max)
-        inside = jnp.clip(groups / s, -limit, limit)
-        return jnp.sum((cast(inside, fmt) * s - groups) ** 2, axis=-1, keepdims=True)
+        s = jnp.maximum(scale * factor, _LEAST)
+        error = cast(divide(groups, s, fmt), fmt) * s - groups
+        return jnp.sum(error**2, axis=-1, keepdims=True)
 
     factors = np.arange(32, 0, -1, dtype=np.float32) / 32  # 1 first: taken if all are alike
     errors = lax.map(error, jnp.asarray(factors))
-    return scale * jnp.asarray(factors)[jnp.argmin(errors, axis=0)]
+    return jnp.maximum(scale * jnp.asarray(factors)[jnp.argmin(errors, axis=0)], _LEAST)

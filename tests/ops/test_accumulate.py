@@ -15,7 +15,9 @@ from strategies import assert_same
 import qtrain as qt
 from qtrain import formats
 from qtrain.ops import adder
-from qtrain.ops.accumulate import accumulate, key_words, rounding_bits
+from qtrain.ops.accumulate import accumulate, rounding_bits
+from qtrain.quantize.bits import key_words
+from qtrain.quantize.bits import key_words
 
 SETTINGS = [  # chunk, rounding; K is 37: chunks of 1, an odd and an even number, and all
     (None, "nearest"), (37, "nearest"), (8, "nearest"), (5, "nearest"), (1, "nearest"),

@@ -71,10 +71,9 @@ def test_runs_of_top_bits():
 
 
 def test_avalanche():
-    """Flipping any bit of the counter or of a key word flips each output bit half of the time.
-
-    16,384 counters, 96 input bits, 32 output bits. Kills: bits.py `mix`: `+ k1` after the last
-    multiplication.
+    """Flipping any bit of the counter or of the first key word flips each output bit half of the
+    time. 16,384 counters, 64 input bits, 32 output bits. (The second key word goes through one
+    round only.) Kills: bits.py `mix`: the multiplication before `+ k1` left out.
     """
     n = 1 << 14
     counter = np.random.default_rng(0).integers(0, 2**32, n, dtype=np.uint32)
@@ -83,9 +82,32 @@ def test_avalanche():
     flips = []
     for i in range(32):
         bit = np.uint32(1 << i)
-        flips += [mix(jnp.asarray(counter ^ bit), k0, k1)]
+        flips += [mix(jnp.asarray(counter ^ bit), k0, k1), mix(jnp.asarray(counter), k0 ^ bit, k1)]
     z = np.stack([bits(base ^ np.asarray(f)).sum(0) for f in flips]) / np.sqrt(n)
     assert np.abs(z).max() < limit(z.size)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_small_keys_are_independent(raw):
+    """Of the keys 0 to 5, as everybody chooses them: no bit of one correlates with any bit of
+    another, and the words at index 0 all differ.
+
+    Kills: bits.py `key_words`: the key's own words, (0, 0), (0, 1), ..., seed the hash.
+    """
+    make = jax.random.PRNGKey if raw else jax.random.key
+    streams = [np.asarray(random_words(make(s), (1 << 16,))) for s in range(6)]
+    z = [bits(x).T @ bits(y) / 2**8 for x, y in itertools.combinations(streams, 2)]
+    assert np.abs(z).max() < limit(np.size(z))
+    assert len({0, *(int(x[0]) for x in streams)}) == 7
+
+
+def test_raw_keys_are_the_typed_ones():
+    """And several at once are refused. Kills: bits.py `key_words`: the check of the shape."""
+    typed, raw = jax.random.key(5), jax.random.PRNGKey(5)
+    np.testing.assert_array_equal(random_words(typed, (9,)), random_words(raw, (9,)))
+    for several in (jax.random.split(typed), jax.random.split(raw)):
+        with pytest.raises(ValueError, match="one key is needed"):
+            random_words(several, (9,))
 
 
 PLACES = [("step", 0), ("step", 1), ("conv1", "lhs"), ("conv1", "rhs"), ("conv2", "lhs")]
@@ -109,12 +131,16 @@ def test_places_are_independent(a, b):
 
 def test_keys_are_no_shifts():
     """Two keys whose first words make the second stream the first one, one step later, but for
-    the second word. Kills: bits.py `mix`: `+ k1` left out.
+    the second word: few equal words, and no bit correlates with any other.
+
+    Kills: bits.py `mix`: `+ k1` left out; `+ k1` after the last multiplication.
     """
     i, k0 = jnp.arange(N, dtype=jnp.uint32), np.uint32(77)
-    later = mix(i + 1, k0, np.uint32(5))
-    shifted = mix(i, k0 + np.uint32(0x9E3779B1), np.uint32(6))
+    later = np.asarray(mix(i + 1, k0, np.uint32(0xB5AD4ECE)))
+    shifted = np.asarray(mix(i, k0 + np.uint32(0x9E3779B1), np.uint32(0x3C6EF372)))
     assert int((later == shifted).sum()) < stats.poisson.isf(1e-9, N / 2**32) + 1
+    z = bits(later).T @ bits(shifted) / np.sqrt(N)
+    assert np.abs(z).max() < limit(z.size)
 
 
 def test_a_word_depends_on_its_index_alone():

@@ -97,6 +97,34 @@ def test_hopeless_arrays_have_scale_one(method, bad):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fmt", ["e5m2", "int8", "ternary", "e8m7"])
+def test_magnitudes_of_all_sizes_stay_finite(method, fmt):
+    """Where max|x| / max or a share of it underflows, s is 2^-126; it never overflows.
+
+    Kills: scale.py: the scale not clipped (0 below max * 2^-126: NaN).
+    """
+    exponents = np.array([*range(-149, -100, 3), 0, 100, 126, 127], np.float64)
+    x = np.array([1, -0.6, 0.3, 0]) * np.exp2(exponents)[:, None]  # 1.4e-45 and up
+    scale = Scale(method=method)
+    both = jax.vmap(lambda x: (Cast(fmt, scale=scale)(x), scale(x, fmt)))
+    y, s = jax.jit(both)(x.astype(np.float32))
+    assert jnp.isfinite(y).all()
+    assert ((s >= 2.0**-126) & (s <= 2.0**126)).all()
+    assert (y[exponents >= -96, 0] > 0).all()
+
+
+def test_what_the_maximum_is_mapped_to():
+    """The largest magnitude of a codebook, whatever its sign; and empty arrays have a scale."""
+    x = jnp.asarray([-3.0, 2.0])
+    assert float(Scale()(x, "codebook[-2.0,-1.0]").squeeze()) == 1.5
+    assert float(Scale()(x, "codebook[-4.0,0.25]").squeeze()) == 0.75
+    assert float(Scale()(x, "fixed1.0").squeeze()) == 3
+    np.testing.assert_array_equal(Cast("codebook[-2.0,-1.0]", scale=Scale())(x), [-3, -1.5])
+    for method in METHODS:
+        assert Cast("e5m2", scale=Scale(method=method, axis=0))(jnp.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_equal_scales_share_a_compilation(method):
     traces = []
 
