@@ -19,7 +19,7 @@ from theory.products import Law, is_symmetric
 from theory.transitions import top_of
 
 _GAMMA = 1 - math.sqrt(0.5)  # makes the two-stage diagonally implicit method L-stable, order 2
-_GROWTH = 1.04  # of successive time steps
+_GROWTH = 0.04  # of successive time steps
 _NO_MEAN = 1e-9  # |mean| / std of laws whose mean is 0 but for float64 rounding
 
 
@@ -47,7 +47,8 @@ def diffuse(products: Law, man: int, n: float, rounding: Rounding) -> tuple[np.n
         cells = np.concatenate([negative[:, ::-1], cells], axis=1)
     start = np.where(x == 0, 1.0, 0.0)
     smallest = np.diff(x).min() ** 2 / products.variance / 4
-    return x, _evolve(start, _generator(x, *cells), n, min(n, smallest))
+    steps = _time_steps(products, man, n, min(n, smallest))
+    return x, _evolve(start, _generator(x, *cells), steps)
 
 
 def has_mean(products: Law) -> bool:
@@ -111,12 +112,26 @@ def _generator(x: np.ndarray, drift, variance, slope):
     return np.append(up, 0.0), np.append(0.0, down)
 
 
-def _evolve(law: np.ndarray, rates, n: float, first: float) -> np.ndarray:
-    """The law after time n of d law / dt = law Q, in growing steps from `first`."""
+def _time_steps(products: Law, man: int, n: float, first: float) -> np.ndarray:
+    """Steps that grow with time, and sum to n.
+
+    While rounding does not matter yet, the law is sqrt(n) std wide: with a mean, no step may
+    carry it farther than a part of that. From n = 2^man std / |mean| on, it widens or stalls.
+    """
+    ratio = abs(products.mean) / products.std if has_mean(products) else 0.0
+    turn = 2.0**man / ratio if ratio else 0.0
+    slow = min(_GROWTH, 0.2 / (ratio * math.sqrt(min(n, turn)))) if ratio else _GROWTH
+    steps, time = [], 0.0
+    while time < n:
+        steps.append(max(first, time * (slow if time < 4 * turn else _GROWTH)))
+        time += steps[-1]
+    return np.array(steps) * (n / time)
+
+
+def _evolve(law: np.ndarray, rates, steps: np.ndarray) -> np.ndarray:
+    """The law after the steps of d law / dt = law Q."""
     up, down = rates
-    count = max(1, math.ceil(math.log1p(n / first * (_GROWTH - 1)) / math.log(_GROWTH)))
-    steps = _GROWTH ** np.arange(count)
-    for dt in steps * (n / steps.sum()):
+    for dt in steps:
         bands = np.zeros((3, len(law)))
         bands[0, 1:] = -_GAMMA * dt * down[1:]
         bands[1] = 1 + _GAMMA * dt * (up + down)
