@@ -50,6 +50,9 @@ LINE = {
     "recipe": {"color": "#0072B2", "linestyle": "-", "label": "recipe"},
     "nearest": {"color": "#D55E00", "linestyle": "-", "label": "nearest"},
     "stochastic": {"color": "#009E73", "linestyle": "--", "label": "stochastic"},
+    "align": {"color": "#0072B2", "linestyle": "-.", "label": "align"},
+    "toward_zero": {"color": "#CC79A7", "linestyle": ":", "label": "toward zero"},
+    "published": {"color": "#888888", "linestyle": "--", "label": "published formula"},
     "chunked": {"color": "#0072B2", "linestyle": "-", "label": "nearest, chunk 64"},
     "full": {"color": "#0072B2", "linestyle": "-", "label": "whole recipe"},
     "no chunks": {"color": "#D55E00", "linestyle": "-.", "label": "no chunks"},
@@ -59,6 +62,12 @@ LINE = {
     "theory": {"color": "#000000", "linestyle": "-", "linewidth": 0.7, "label": "theory"},
     "paper": {"color": "#888888", "linestyle": "none", "marker": "x", "label": "paper (recalled)"},
 }
+
+
+def shades(values) -> dict:
+    """A colour for each of the sorted `values`, dark to light: for curves ordered by a number."""
+    values = list(values)
+    return {v: plt.cm.viridis(0.9 * i / max(len(values) - 1, 1)) for i, v in enumerate(values)}
 
 
 def rows(paper: str, name: str) -> list[dict]:
