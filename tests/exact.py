@@ -46,7 +46,7 @@ def round_exactly(x: float, fmt: Format, rounding: str, r: int = 0, nbits: int =
     if isinstance(fmt, Float):
         return _round_float(x, fmt, rounding, r, nbits, variant)
     if isinstance(fmt, Codebook):
-        return _round_codebook(x, fmt, rounding)
+        return _round_codebook(x, fmt, rounding, r, nbits, variant)
     if math.isinf(x):
         return fmt.max if x > 0 else fmt.min
     whole, rest = divmod(abs(Fraction(x)) / Fraction(fmt.step), 1)
@@ -74,7 +74,7 @@ def _round_float(x: float, fmt: Float, rounding: str, r: int, nbits: int, varian
     return 0.0 if fmt.top == "fnuz" and value == 0 else math.copysign(value, x)
 
 
-def _round_codebook(x: float, fmt: Codebook, rounding: str) -> float:
+def _round_codebook(x: float, fmt: Codebook, rounding: str, r: int, nbits: int, variant) -> float:
     levels = fmt.levels
     if x <= levels[0] or x >= levels[-1]:
         return levels[0] if x <= levels[0] else levels[-1]
@@ -84,4 +84,5 @@ def _round_codebook(x: float, fmt: Codebook, rounding: str) -> float:
     if rounding == "toward_zero":
         return levels[low + (delta > 0 and abs(above) < abs(below))]
     away = abs(above) > abs(below)
-    return levels[low + (delta > 0 and goes_up(delta, low % 2 == 1, away, rounding, 0, 0, "C"))]
+    up = goes_up(delta, low % 2 == 1, away, rounding, r, nbits, variant)
+    return levels[low + (delta > 0 and up)]

@@ -44,9 +44,12 @@ def get(name: str | Format) -> Format:
 
     Raises:
       ValueError: no such format (the nearest names are listed), or impossible widths.
+      TypeError: neither a name nor a format.
     """
-    if not isinstance(name, str):
+    if isinstance(name, Format):
         return name
+    if not isinstance(name, str):
+        raise TypeError(f"a format or its name is needed, not {name!r}")
     text = name.lower()
     text = ALIASES.get(text, text)
     try:

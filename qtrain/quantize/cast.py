@@ -44,15 +44,17 @@ def cast(
     A truncates it, B rounds it half up, C half to even.
 
     Args:
-      x: float array; other dtypes than float32 go through float32.
-      key: PRNG key for stochastic rounding.
+      x: float array; other dtypes than float32 go through float32, and values of `fmt` that
+        they lack (float16 has no 2^16) are rounded to them, to infinity too.
+      key: one PRNG key for stochastic rounding. Under vmap with one key for all examples, all
+        draw the same random bits.
       rounding: default "nearest" without a key, "stochastic" with one.
       random_bits: N, 1 to 24; default: as many as float32 has below the format's ulp,
         23 - man (24 for integers and codebooks).
 
     Raises:
-      TypeError: `x` is no float array.
-      ValueError: unknown format, rounding or variant; no key, or a key nobody uses.
+      TypeError: `x` is no float array, or `fmt` neither a format nor a name.
+      ValueError: unknown format, rounding or variant; no key, several, or one nobody uses.
     """
     fmt = formats.get(fmt)
     x = jnp.asarray(x)
@@ -69,7 +71,7 @@ def cast_with_bits(x, fmt: Format, rounding: Rounding, r, nbits: int, variant: V
     """`cast` with the random bits given: uint32 below 2^nbits, in the shape of `x`."""
     y = x.astype(jnp.float32)
     if isinstance(fmt, Codebook):
-        y = round_codebook(y, fmt, rounding, r, nbits)
+        y = round_codebook(y, fmt, rounding, r, nbits, variant)
     elif not isinstance(fmt, Float):
         frac = 0 if isinstance(fmt, formats.Int) else fmt.frac
         y = round_steps(y, frac, rounding, r, nbits, variant)

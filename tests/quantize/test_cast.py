@@ -162,6 +162,31 @@ def test_given_bits_equal_rational_arithmetic(name, variant):
         assert_same(got, np.array(want, np.float32), x)
 
 
+@pytest.mark.parametrize("variant", "ABC")
+def test_given_bits_to_a_codebook(variant):
+    """Numbers whose distances to the levels float32 holds; all words of up to 7 bits.
+
+    Kills: codebook.py: the variant ignored; one less random bit.
+    """
+    fmt = formats.get("pow2.4")
+    for nbits in (1, 3, 7):
+        x = np.repeat(np.arange(-80, 81, 5, dtype=np.float32) / 64 + 1 / 256, 2**nbits)
+        r = np.tile(np.arange(2**nbits, dtype=np.uint32), x.size // 2**nbits)
+        want = [
+            round_exactly(v, fmt, "stochastic", int(w), nbits, variant)
+            for v, w in zip(x.tolist(), r, strict=True)
+        ]
+        assert_same(with_bits(fmt, nbits, variant)(x, r), np.array(want, np.float32), x)
+
+
+def test_levels_too_far_apart_for_float32():
+    """Their distance overflows; half of the roundings of 0 go each way within 5 standard errors."""
+    y = cast(
+        jnp.zeros(1 << 14), formats.Codebook((-1.5 * 2.0**127, 1.5 * 2.0**127)), jax.random.key(7)
+    )
+    assert abs(float((y > 0).mean()) - 0.5) < 5 * 0.5 / 2**7
+
+
 @pytest.mark.parametrize("name", ["e5m2", "e6m9", "bfloat16", "e8m23", "int8"])
 def test_compiled_bits_are_the_plain_ones(name):
     """XLA must not simplify the rounding away, alone or inside a larger computation."""
@@ -211,3 +236,8 @@ def test_errors(call, message):
 def test_integers_are_refused():
     with pytest.raises(TypeError, match="cannot round int32 values"):
         cast(jnp.arange(3), "e5m2")
+
+
+def test_numbers_are_no_formats():
+    with pytest.raises(TypeError, match="a format or its name is needed, not 5"):
+        cast(jnp.ones(3), 5)
