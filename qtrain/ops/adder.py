@@ -40,7 +40,12 @@ def add(a: jax.Array, b: jax.Array, fmt: Float, rounding: Rounding, word=None) -
     if rounding == "align":
         a, b = _aligned(a, b, fmt), _aligned(b, a, fmt)
     truncated = rounding in ("align", "toward_zero")
-    return cast(_sum_to_odd(a, b), fmt, rounding="toward_zero" if truncated else "nearest")
+    total = _sum_to_odd(a, b)
+    if truncated and fmt.emax >= 102:  # else no sum with a value of `fmt` overflows float32
+        most = np.finfo(np.float32).max
+        finite = jnp.isfinite(a) & jnp.isfinite(b)
+        total = jnp.where(finite, jnp.clip(total, -most, most), total)
+    return cast(total, fmt, rounding="toward_zero" if truncated else "nearest")
 
 
 def add_narrow(a: jax.Array, b: jax.Array, fmt: Float, rounding: str, word=None) -> jax.Array:
@@ -111,10 +116,14 @@ def _add_stochastic(a, b, fmt: Float, word):
 def _aligned(x, other, fmt: Float):
     """Drops the bits of `x` below the ulp, in `fmt`, of the larger of |x| and |other|."""
     larger = jnp.maximum(jnp.abs(x), jnp.abs(other))
-    exponent = jnp.maximum(_u32(larger) & _EXPONENT, np.uint32(fmt.emin + 127 << 23))
-    exponent = jnp.minimum(exponent, np.uint32(254 << 23))
-    # |x| < 2 ulp-binades: after adding 2^(e + 23 - man) the ulp of float32 is the ulp of fmt
-    ulp = _f32(exponent - np.uint32(fmt.man << 23)) if fmt.man else _f32(exponent)
-    steps = jnp.abs(x) / ulp
-    kept = jnp.where(jnp.isfinite(x), jnp.floor(steps) * ulp, jnp.abs(x))
-    return _f32(_u32(kept) & _MAGNITUDE | (_u32(x) & _SIGN))
+    bits = _u32(x)
+    exponent = jnp.maximum(_field(larger), max(fmt.emin + 127, 1))
+    drop = 23 - fmt.man + exponent - jnp.maximum(_field(x), 1)  # in integers: no ulp is subnormal
+    by = jnp.minimum(drop, 23).astype(jnp.uint32)
+    kept = jnp.where(drop <= 23, bits >> by << by, bits & _SIGN)
+    return _f32(jnp.where(jnp.isfinite(x), kept, bits))
+
+
+def _field(x):
+    """The exponent field of float32 `x`, as int32."""
+    return ((_u32(x) & _EXPONENT) >> np.uint32(23)).astype(jnp.int32)

@@ -17,7 +17,6 @@ from qtrain import formats
 from qtrain.ops import adder
 from qtrain.ops.accumulate import accumulate, rounding_bits
 from qtrain.quantize.bits import key_words
-from qtrain.quantize.bits import key_words
 
 SETTINGS = [  # chunk, rounding; K is 37: chunks of 1, an odd and an even number, and all
     (None, "nearest"), (37, "nearest"), (8, "nearest"), (5, "nearest"), (1, "nearest"),
@@ -278,3 +277,19 @@ def test_float32_sums_cannot_be_truncated():
         qt.Accumulator("float32", rounding="toward_zero")
     accum = qt.Accumulator("float32", 8, "toward_zero", intra="e8m13")
     assert dataclasses.replace(accum, chunk=4).intra == "e8m13"
+
+
+@pytest.mark.parametrize("rounding", ["toward_zero", "align"])
+def test_truncated_sums_at_the_ends_of_float32(rounding):
+    """Kills: adder.py `add`: a finite sum that overflows float32 is infinite; `_aligned`: a
+    subnormal ulp wraps around (NaN).
+    """
+    add = lambda a, b: float(adder.add(jnp.float32(a), jnp.float32(b), fmt, rounding))  # noqa: E731
+    fmt = formats.get("e8m7")
+    assert add(fmt.max, fmt.max) == fmt.max
+    assert add(-fmt.max, -fmt.max) == -fmt.max
+    assert add(np.inf, fmt.max) == np.inf
+    assert np.isnan(add(np.inf, -np.inf))
+    for x in (2.0**-126, 2.0**-120, 1.9921875 * 2.0**-119):
+        assert add(x, 0) == x
+    assert add(2.0**-118, 1.5 * 2.0**-125) == 2.0**-118 * (1 + 2.0**-7)
