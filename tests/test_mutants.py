@@ -43,6 +43,24 @@ MUTANTS = {
         'axpy(momentum, g, v, target, key_of("momentum"))',
         "tests/optim -k three_rounded",
     ),
+    "Adam forgets the decay": Mutant(
+        "qtrain/optim/adam.py",
+        " + weight_decay * w",
+        "",
+        "tests/optim -k adam_is_three",
+    ),
+    "the schedule stands still": Mutant(
+        "qtrain/optim/axpy.py",
+        "learning_rate(count) if callable",
+        "learning_rate(0 * count) if callable",
+        "tests/optim -k adam_is_three",
+    ),
+    "a finite sum overflows": Mutant(
+        "qtrain/ops/adder.py",
+        "jnp.where(finite, jnp.clip(total, -most, most), total)",
+        "total",
+        "tests/ops/test_accumulate.py -k truncated_sums",
+    ),
     "updates miss their grid": Mutant(
         "qtrain/optim/axpy.py",
         "return round_params(optax.apply_updates(params, updates), fmt)",

@@ -10,7 +10,7 @@ import pytest
 
 from qtrain import formats
 from qtrain.optim import adam, apply_updates, axpy, loss_scaled, round_params, sgd
-from qtrain.quantize import cast
+from qtrain.quantize import cast, fold
 
 KEY = jax.random.key(3)
 
@@ -47,6 +47,11 @@ def test_axpy_is_one_exact_addition(name):
     assert [Fraction(float(g)) for g in got] == want
 
 
+def keys_of(key, rounding):
+    """The key of each addition of leaf "w", by its role."""
+    return lambda role: fold(key, "['w']", role) if rounding == "stochastic" else None
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_sgd_is_three_rounded_additions(rounding):
     """Two steps written out with `axpy`, bit for bit.
@@ -62,12 +67,12 @@ def test_sgd_is_three_rounded_additions(rounding):
         key = jax.random.fold_in(KEY, step)
         updates, state = tx.update({"w": g}, state, params, key=key)
         params = apply_updates(params, updates, "e6m9")
-        if rounding == "nearest":
-            decayed = axpy(1e-2, weights, g, "e6m9")
-            v = axpy(0.9, v, decayed, "e6m9")
-            weights = axpy(-0.1, v, weights, "e6m9")
-            np.testing.assert_array_equal(params["w"], weights)
-            np.testing.assert_array_equal(state.velocity["w"], v)
+        of = keys_of(key, rounding)
+        decayed = axpy(1e-2, weights, g, "e6m9", of("decay"))
+        v = axpy(0.9, v, decayed, "e6m9", of("momentum"))
+        weights = axpy(-0.1, v, weights, "e6m9", of("update"))
+        np.testing.assert_array_equal(params["w"], weights)
+        np.testing.assert_array_equal(state.velocity["w"], v)
     for leaf in (params["w"], state.velocity["w"]):
         np.testing.assert_array_equal(leaf, cast(leaf, "e6m9"))
 
@@ -96,7 +101,7 @@ def test_small_updates_arrive_only_stochastically():
 
     Stochastic: each step moves down by 2^-10 (the ulp below 1) with probability 1/4, so after
     100 steps of 4096 weights the mean is -100 * 2^-12; 6 standard errors of the mean,
-    2^-10 sqrt(100 * 3/16 / 4096), allow 1e-9 of false alarms. Kills: a constant key per step.
+    2^-10 sqrt(100 * 3/16 / 4096), allow 1e-9 of false alarms.
     """
     w, g = jnp.ones(4096), jnp.full(4096, 2.0**-12)
     ends = {}
@@ -112,6 +117,41 @@ def test_small_updates_arrive_only_stochastically():
     assert (ends["nearest"] == 1).all()
     error = 2.0**-10 * np.sqrt(100 * 3 / 16 / 4096)
     assert abs(float(ends["stochastic"].mean()) - (1 - 100 * 2.0**-12)) < 6 * error
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_adam_is_three_rounded_additions(rounding):
+    """Three steps with decay and a schedule: moments bit for bit, as `axpy` makes them, and the
+    weights within one ulp of a step in float64 (2^-9, and 2^-18 for float32 on the way). Moments
+    of a constant g, stochastic, have the exact mean over 4096 weights.
+
+    Kills: adam.py: `+ weight_decay * w` left out; axpy.py: `learning_rate(count)` at step 0.
+    """
+    n = 4096
+    w = cast(jax.random.uniform(KEY, (n,), minval=1.2, maxval=1.8), "e6m9")
+    g = jnp.full(n, 0.3)
+    rates = (0.1, 0.02, 0.05)
+    schedule = lambda count: jnp.asarray(rates)[count]  # noqa: E731
+    tx = adam(schedule, weight_decay=0.5, rounding=rounding)
+    params, state = {"w": w}, tx.init({"w": w})
+    mu, nu = jnp.zeros(n), jnp.zeros(n)
+    for t, lr in enumerate(rates, 1):
+        key = jax.random.fold_in(KEY, t)
+        of = keys_of(key, rounding)
+        before = np.asarray(params["w"], np.float64)
+        updates, state = tx.update({"w": g}, state, params, key=key)
+        params = apply_updates(params, updates, "e6m9")
+        mu = axpy(0.9, mu, jnp.float32(1 - 0.9) * g, "e6m9", of("mu"))
+        nu = axpy(0.999, nu, jnp.float32(1 - 0.999) * (g * g), "e6m9", of("nu"))
+        np.testing.assert_array_equal(state.mu["w"], mu)
+        np.testing.assert_array_equal(state.nu["w"], nu)
+        m, v = np.asarray(mu, np.float64), np.asarray(nu, np.float64)
+        d = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + 0.5 * before
+        assert np.abs(params["w"] - (before - lr * d)).max() <= 2.0**-9 + 2.0**-18
+    if rounding == "stochastic":
+        for moment, mean in ((m, 0.3 * (1 - 0.9**3)), (v, 0.09 * (1 - 0.999**3))):
+            # each of three roundings has a variance of at most ulp^2 / 4, ulp <= 2^-9 moment
+            assert abs(moment.mean() - mean) < 6 * 2.0**-9 * moment.max() * np.sqrt(3 / 4 / n)
 
 
 def test_adam_equals_optax_in_its_limit():
