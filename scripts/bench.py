@@ -3,6 +3,7 @@
     python scripts/bench.py                 # all cases, a table and results/bench.jsonl
     python scripts/bench.py --only cast dot # cases whose name contains a word
     python scripts/bench.py --list
+    python scripts/bench.py --table         # the README's table, from the rows measured so far
 
 Each case runs the plain and the emulated version in turn, in one process, and reports the
 median of the ratio of neighbours, so that a machine whose speed drifts does not matter.
@@ -14,7 +15,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -30,18 +33,33 @@ from jax import lax  # noqa: E402
 import qtrain as qt  # noqa: E402
 from qtrain.train.metrics import provenance  # noqa: E402
 
+RESULTS = pathlib.Path(__file__).resolve().parent.parent / "paper_figs" / "results" / "bench.jsonl"
+ROWS = (  # of the README's table: title, pattern of the cases' names, highest ratio aimed at
+    ("cast of 16M values in place, nearest", "cast nearest .*", 1.5),
+    ("the same, stochastic", "cast stochastic .*", 2.5),
+    ("dot 512 and 1024, (1,6,9), FP8 operands, nearest", r"dot \d+ nearest chunk \d+", 6.0),
+    ("the same, stochastic", r"dot \d+ stochastic chunk \d+", 10.0),
+    ("dot 512, float32 operands, nearest", "dot .*float32 operands", 6.0),
+    ("conv 3x3, forward and both gradients", "conv .*", 8.0),
+    ("training step of the small CNN, whole FP8 recipe", "training step.*", 5.0),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A pair of functions of the same arguments; donated ones are called as x = f(x)."""
 
     name: str
-    goal: float | None  # highest ratio aimed at
     plain: Callable
     emulated: Callable
     args: tuple
     operations: float  # multiply-adds, or elements, per call
     donate: bool = False
+
+    @property
+    def goal(self) -> float:
+        """The highest ratio aimed at."""
+        return next(goal for _, pattern, goal in ROWS if re.fullmatch(pattern, self.name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +68,9 @@ class Options:
 
     only: tuple[str, ...] = ()  # run the cases whose name contains one of these words
     list: bool = False  # print the names of the cases and stop
-    rounds: int = 15  # timed pairs per case
-    out: pathlib.Path = pathlib.Path("paper_figs/results/bench.jsonl")  # rows are appended
+    table: bool = False  # print the README's table from --out and stop
+    rounds: int = 15  # timed pairs per case, at least 2
+    out: pathlib.Path = RESULTS  # rows are appended
 
 
 def fp8(seed: int, shape, scale: float = 1.0) -> jax.Array:
@@ -67,11 +86,11 @@ def cast_cases() -> Iterator[Case]:
     for name in ("e5m2", "e4m3fn", "e6m9", "bf16"):
         fmt = qt.formats.get(name)
         yield Case(
-            f"cast nearest {name}", 1.5, lambda x: x + 1, lambda x, f=fmt: qt.cast(x, f),
+            f"cast nearest {name}", lambda x: x + 1, lambda x, f=fmt: qt.cast(x, f),
             (x,), x.size, donate=True,
         )  # fmt: skip
         yield Case(
-            f"cast stochastic {name}", 2.5, lambda x: x + 1, lambda x, f=fmt: qt.cast(x, f, key),
+            f"cast stochastic {name}", lambda x: x + 1, lambda x, f=fmt: qt.cast(x, f, key),
             (x,), x.size, donate=True,
         )  # fmt: skip
 
@@ -80,18 +99,18 @@ def dot_cases() -> Iterator[Case]:
     """Square products, every addition rounded to (1,6,9), against a plain product."""
     for n in (512, 1024):
         a, b = fp8(0, (n, n)), fp8(1, (n, n))
-        for rounding, goal in (("nearest", 6.0), ("stochastic", 10.0)):
+        for rounding in ("nearest", "stochastic"):
             for chunk in (None, 64):
                 accum = qt.Accumulator("e6m9", chunk, rounding)
                 key = jax.random.key(2)
                 yield Case(
-                    f"dot {n} {rounding} chunk {chunk or n}", goal, jnp.matmul,
+                    f"dot {n} {rounding} chunk {chunk or n}", jnp.matmul,
                     lambda a, b, s=accum, k=key: qt.dot(a, b, accum=s, key=k), (a, b), n**3,
                 )  # fmt: skip
     wide = jax.random.normal(jax.random.key(3), (512, 512))
     accum = qt.Accumulator("e6m9", 64)
     yield Case(
-        "dot 512 nearest chunk 64, float32 operands", None, jnp.matmul,
+        "dot 512 nearest chunk 64, float32 operands", jnp.matmul,
         lambda a, b: qt.dot(a, b, accum=accum), (wide, wide), 512**3,
     )  # fmt: skip
 
@@ -112,7 +131,7 @@ def conv_cases() -> Iterator[Case]:
         return run
 
     yield Case(
-        "conv 3x3 64ch 32x32 batch 16, forward and gradients, chunk 64", 8.0,
+        "conv 3x3 64ch 32x32 batch 16, forward and gradients, chunk 64",
         with_gradients(
             lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout)
         ),
@@ -137,7 +156,7 @@ def step_cases() -> Iterator[Case]:
         jnp.asarray(x[: recipe.batch_size]) for x in (dataset.train_x, dataset.train_y)
     )
     yield Case(
-        f"training step, {recipe.model}, batch {recipe.batch_size}, {recipe.key}", 5.0,
+        f"training step, {recipe.model}, batch {recipe.batch_size}, {recipe.key}",
         lambda old, _, x, y: train_step(plain, old, x, y),
         lambda _, old, x, y: train_step(emulated, old, x, y),
         (plain_state, state, images, labels), recipe.batch_size,
@@ -180,10 +199,54 @@ def measure(case: Case, rounds: int) -> dict:
     }
 
 
+def table(path: pathlib.Path) -> str:
+    """The README's table: for each version of JAX the latest ratios; above the goal in bold."""
+    found: dict[str, dict[str, float]] = {}
+    version = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        version = row["versions"]["jax"] if "versions" in row else version
+        if "case" in row:
+            found.setdefault(version, {})[row["case"]] = row["ratio"]
+    head = ["every value or addition rounded exactly", "goal", *(f"jax {v}" for v in found)]
+    lines = [head, ["---"] * len(head)]
+    for title, pattern, goal in ROWS:
+        cells = [
+            _cell([r for case, r in cases.items() if re.fullmatch(pattern, case)], goal)
+            for cases in found.values()
+        ]
+        lines.append([title, f"{goal:g}", *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(ratios: list[float], goal: float) -> str:
+    """The range of the ratios to one decimal."""
+    if not ratios:
+        return ""
+    text = " to ".join(dict.fromkeys(f"{r:.1f}" for r in (min(ratios), max(ratios))))
+    return text if max(ratios) <= goal else f"**{text}**"
+
+
+def choose(options: Options) -> list[Case]:
+    """The cases to run.
+
+    Raises:
+      ValueError: too few rounds, or a word that no case contains.
+    """
+    if options.rounds < 2:
+        raise ValueError(f"rounds must be at least 2, not {options.rounds}: quartiles need two")
+    cases = [c for make in (cast_cases, dot_cases, conv_cases, step_cases) for c in make()]
+    if unknown := [word for word in options.only if not any(word in c.name for c in cases)]:
+        raise ValueError(f"no case contains {', '.join(unknown)}: --list shows their names")
+    return [c for c in cases if not options.only or any(w in c.name for w in options.only)]
+
+
 def main(options: Options) -> None:
     """Runs the chosen cases, prints a row for each and appends it to the result file."""
-    cases = [c for make in (cast_cases, dot_cases, conv_cases, step_cases) for c in make()]
-    cases = [c for c in cases if not options.only or any(w in c.name for w in options.only)]
+    if options.table:
+        print(table(options.out))
+        return
+    cases = choose(options)
     if options.list:
         print("\n".join(c.name for c in cases))
         return
@@ -194,14 +257,17 @@ def main(options: Options) -> None:
         for case in cases:
             row = measure(case, options.rounds)
             out.write(json.dumps(row) + "\n")
-            goal = "" if case.goal is None else f"{case.goal:.1f}"
             print(
-                f"{case.name:<66}{row['ratio']:>8.2f}{goal:>6}{row['emulated_s'] * 1e3:>9.2f}"
-                f"{row['plain_s'] * 1e3:>10.2f}{row['emulated_compile_s']:>11.2f}",
+                f"{case.name:<66}{row['ratio']:>8.2f}{case.goal:>6.1f}"
+                f"{row['emulated_s'] * 1e3:>9.2f}{row['plain_s'] * 1e3:>10.2f}"
+                f"{row['emulated_compile_s']:>11.2f}",
                 flush=True,
             )
     print(f"rows appended to {options.out}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ import pytest
 
 from paper_figs import style
 from qtrain import papers
+from scripts import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +44,11 @@ def test_accuracies_are_the_measured_ones():
     for name, values in runs.items():
         shown = name.replace("full", "whole FP8 recipe")
         assert f"| {shown} | {np.mean(values):.2f} % |" in README
+
+
+def test_speeds_are_the_measured_ones():
+    """After `make bench`: paste the output of `python scripts/bench.py --table` here."""
+    assert f"<!-- speed -->\n{bench.table(bench.RESULTS)}\n<!-- /speed -->" in README
 
 
 def test_commands_exist():
