@@ -25,8 +25,8 @@ class Accumulator:
     together). For each contiguous chunk, s <- intra(s + p_k) for k in the chunk, then
     S <- fmt(S + s) [wang2018fp8, Sec. 3]. Both start at -0, the number that addition leaves
     alone. Each sum is rounded once, as if computed exactly: overflow, subnormals and signed
-    zeros follow the format. Sums in float32 are rounded to nearest, whatever `rounding` says:
-    the hardware does them.
+    zeros follow the format, but that the sign of a sum of nothing but -0 is not defined. Sums in
+    float32 are rounded to nearest, whatever `rounding` says: the hardware does them.
 
     rounding:
       nearest      ties to even

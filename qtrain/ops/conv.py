@@ -75,8 +75,11 @@ def conv_general_dilated(
 
     Raises:
       ValueError: a chunk is longer than its accumulation, a needed key is missing, or
-        batch_group_count is not 1 where the backward or the sums are configured.
+        batch_group_count is not 1 where the backward or the sums are configured; a stride
+        below 1.
     """
+    if min(window_strides, default=1) < 1:
+        raise ValueError(f"strides must be at least 1, not {tuple(window_strides)}")
     keys = role_keys(config, key)
     lhs = quantize(config.lhs, lhs, keys["lhs"])
     rhs = quantize(config.rhs, rhs, keys["rhs"])
@@ -189,6 +192,8 @@ def _accumulate_conv(x, w, window: _Window, accum, key):
     """
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
     out = jax.eval_shape(window.plain, x, w).shape
+    if math.prod(out) == 0:
+        return jnp.zeros(out, jnp.float32)
     kernel = jnp.moveaxis(w.reshape(-1, window.groups, out[-1] // window.groups), 1, 0)
     extents = (extent(x), extent(w))
     pixels, channels = math.prod(out[1:-1]), out[-1]
@@ -216,6 +221,8 @@ def _accumulate_conv(x, w, window: _Window, accum, key):
 
 def _weight_gradient(x, error, shape, window: _Window, accum: Accumulator, key):
     """(*kernel, Cin / groups, Cout), summed over (n, output pixel)."""
+    if error.size == 0:
+        return jnp.zeros(shape, jnp.float32)
     x, error = x.astype(jnp.float32), error.astype(jnp.float32)
     patches = _patches(x, shape[:-2], window, k_first=False)
     right = error.reshape(-1, window.groups, shape[-1] // window.groups)
