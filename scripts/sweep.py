@@ -74,8 +74,12 @@ def main(options: Options) -> None:
     from qtrain.train.data import load
 
     out = options.out or RESULTS / options.recipe / "ablations.jsonl"
-    out.parent.mkdir(parents=True, exist_ok=True)
     chosen = variants(options)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.open("a", encoding="utf-8").close()  # before hours of training, not after
+    except OSError as error:
+        raise OSError(f"cannot write {out}: {error.strerror}; choose another --out") from None
     dataset = load(next(iter(chosen.values())).data, options.data_dir)
     done = {(row["variant"], row["seed"]): row for row in _rows(out)}
     for seed in options.seeds:
@@ -131,7 +135,17 @@ def _rows(path: Path) -> list[dict]:
         fresh = path.with_suffix(".partial")
         fresh.write_text(whole, encoding="utf-8")
         fresh.replace(path)
-    return [json.loads(line) for line in whole.splitlines()]
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "variant": row["variant"], "seed": row["seed"]})
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"line {number} of {path} is no row of a sweep: repair the file, or choose"
+                " another --out"
+            ) from None
+    return rows
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ from qtrain.train import metrics
 from qtrain.train.data import Dataset
 from qtrain.train.loop import Result
 
+WIDTH = 1000  # characters: tables keep their own width, and no cell is wrapped or cut
+
 
 def show(recipe: Recipe, dataset: Dataset, results: Sequence[Result], folder: Path) -> None:
     """Prints formats by place, accuracies, gap and times of the recipe and its baseline."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=WIDTH)
     formats = Table(title=f"{recipe.key}: number formats by place", title_justify="left")
     formats.add_column("place")
     formats.add_column("format")

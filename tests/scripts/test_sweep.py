@@ -43,3 +43,18 @@ def test_unknown_variant():
         sweep.variants(sweep.Options(**{**QUICK, "only": ("chunk9",)}))
     with pytest.raises(ValueError, match="float32 has no ablations"):
         sweep.variants(sweep.Options(**{**QUICK, "recipe": "float32"}))
+
+
+@pytest.mark.parametrize("line", ["garbage", "[1]", '{"seed": 0}'])
+def test_a_line_that_is_no_row_is_named_and_kept(tmp_path, line):
+    out = tmp_path / "rows.jsonl"
+    out.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"line 1 of .*rows\.jsonl is no row of a sweep"):
+        sweep.main(sweep.Options(**QUICK, out=out))
+    assert out.read_text() == f"{line}\n"
+
+
+def test_a_place_that_cannot_be_written_is_named_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*rows\.jsonl: .*choose another --out"):
+        sweep.main(sweep.Options(**QUICK, out=tmp_path / "file" / "rows.jsonl"))

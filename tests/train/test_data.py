@@ -185,6 +185,21 @@ def test_fetch_from_an_address(tiny_set, tmp_path):
     assert data.load("mnist", tmp_path / "new").name == "mnist"
 
 
+def test_fetch_says_where_it_cannot_write(tiny_set, tmp_path):
+    (tmp_path / "file").write_text("")
+    url = (tiny_set / "mnist").as_uri()
+    options = fetch_data.Options(name="mnist", data_dir=tmp_path / "file", url=url)
+    with pytest.raises(OSError, match=r"cannot write to .*file/mnist: .*another --data-dir"):
+        fetch_data.main(options)
+
+
+def test_fetch_keeps_the_reason_of_the_client(tmp_path):
+    """All of npm's last words but the one about its log."""
+    script = "printf 'E404\\nnot found\\nA complete log of this run is in: x\\n' >&2; exit 1"
+    with pytest.raises(fetch_data.Unreachable, match=r"E404; not found$"):
+        fetch_data._client(tmp_path, "sh", "-c", script)
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", list(data.SETS))
 def test_full_sets(name):
