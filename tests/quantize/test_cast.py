@@ -23,6 +23,7 @@ ML_DTYPES = [
     "bfloat16", "float16",
 ]  # fmt: skip
 NINE_BITS = all_floats(9)
+FULL = 4096  # holds every value of 9 bits, the midpoints and what is beside them
 GFLOAT = {
     "nearest": RoundMode.TiesToEven,
     "nearest_away": RoundMode.TiesToAway,
@@ -105,17 +106,27 @@ def compare_with_gfloat(fmt, modes, size: int, seed: int = 0) -> None:
                 assert_same(got, want.astype(np.float32), x)
 
 
+def everything(fmt) -> np.ndarray:
+    """The values, their midpoints, and the float32 numbers beside each."""
+    values = fmt.values()
+    x = np.concatenate([values, (values[1:] + values[:-1]) / 2]).astype(np.float32)
+    return np.concatenate([x, *(np.nextafter(x, np.float32(s)) for s in (np.inf, -np.inf))])
+
+
 @pytest.mark.parametrize("top", TOPS)
 @pytest.mark.parametrize("exp", range(2, 9))
 def test_equals_gfloat(exp, top):
-    """Every (exp, man) up to 9 bits: all modes take turns, nearest is always there.
+    """Every (exp, man) up to 9 bits, every value, midpoint and neighbour of these: all modes take
+    turns, nearest is always there.
 
     Kills: reference.py: variant B rounded half to even.
     """
     mans = [man for man in range(9 - exp) if possible(exp, man, top=top)]
     for man in mans:
         turn = list(GFLOAT)[1:][(exp + 2 * man + TOPS.index(top)) % 5]
-        compare_with_gfloat(possible(exp, man, top=top), ["nearest", turn], 2048)
+        fmt = possible(exp, man, top=top)
+        assert np.isin(everything(fmt), hard_inputs(fmt, FULL)).all()
+        compare_with_gfloat(fmt, ["nearest", turn], FULL)
 
 
 @pytest.mark.slow
