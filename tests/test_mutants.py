@@ -61,6 +61,24 @@ MUTANTS = {
         "total",
         "tests/ops/test_accumulate.py -k truncated_sums",
     ),
+    "rounded products have any range": Mutant(
+        "qtrain/ops/operands.py",
+        "        ok &= top <= math.log2(held.max)\n",
+        "",
+        "tests/ops/test_accumulate.py -k no_exact_ones",
+    ),
+    "rounded products have any precision": Mutant(
+        "qtrain/ops/operands.py",
+        "(bits <= held.precision) & (quantum >= _smallest_exp(held))",
+        "(quantum >= _smallest_exp(held))",
+        "tests/ops/test_accumulate.py -k no_exact_ones",
+    ),
+    "rounded products are never subnormal": Mutant(
+        "qtrain/ops/operands.py",
+        "(bits <= held.precision) & (quantum >= _smallest_exp(held))",
+        "(bits <= held.precision)",
+        "tests/ops/test_accumulate.py -k no_exact_ones",
+    ),
     "updates miss their grid": Mutant(
         "qtrain/optim/axpy.py",
         "return round_params(optax.apply_updates(params, updates), fmt)",

@@ -309,3 +309,14 @@ def test_empty_convolutions_and_strides_of_zero():
     for each in (config, qt.DotConfig()):
         with pytest.raises(ValueError, match="strides must be at least 1"):
             qt.conv(jnp.ones((1, 5, 5, 2)), w, strides=0, config=each)
+
+
+def test_rounded_products_are_no_exact_ones():
+    """One product each that e4m3fn cannot hold: too large, of too many bits, too small.
+
+    Kills: operands.py `narrow`: the range or the precision of products is not checked.
+    """
+    accum = qt.Accumulator("e6m9", product="e4m3fn")
+    for a, b, want in ((32.0, 32.0, np.nan), (1.25, 1.25, 1.5), (2.0**-6, 2.0**-6, 0)):
+        got = accumulate(jnp.full((1, 1, 1), a), jnp.full((1, 1, 1), b), accum)
+        np.testing.assert_array_equal(got, np.full((1, 1, 1), want, np.float32))
