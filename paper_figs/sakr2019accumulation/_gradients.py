@@ -91,8 +91,7 @@ def _nonzero(dataset: Dataset) -> dict[str, float]:
 def _settings(convs: tuple[Layer, ...], nonzero: dict[str, float]) -> dict[str, dict]:
     """Mantissa bits of each layer by setting; None for float32."""
     predicted = {
-        layer.path: mantissa_bits(layer.weight_grad, nonzero=nonzero[layer.path])
-        for layer in convs
+        layer.path: mantissa_bits(layer.weight_grad, nonzero=nonzero[layer.path]) for layer in convs
     }
     found: dict[str, dict] = {"float32": dict.fromkeys(predicted)}
     for change in PERTURB:
@@ -128,7 +127,7 @@ def _gradients(dataset: Dataset, bits: dict, squared: bool = False) -> dict[str,
 
 
 def _squared(lhs, rhs, *args, **kwargs):
-    """lax's convolution, but in place of each weight gradient sum of a e it gives that of a^2 e^2."""
+    """The convolution, with a weight gradient that sums (a e)^2 in place of a e."""
     return _conv(functools.partial(lax.conv_general_dilated, **kwargs), args, lhs, rhs)
 
 

@@ -19,13 +19,11 @@ BITS = range(5, 14)
 
 
 def data(quick: bool) -> dict:
-    """ln v(n) and knees by chunk and mantissa bits."""
+    """Exponents ln v(n) and knees by chunk and mantissa bits."""
     lengths = [round(2.0 ** (k / 4)) for k in range(16, 89, 4 if quick else 1)]
     found = {"n": lengths}
     for name, chunk in (("plain", None), ("chunk 64", 64)):
-        found[name] = {
-            m: [log_variance_lost(m, n=n, chunk=chunk) for n in lengths] for m in BITS
-        }
+        found[name] = {m: [log_variance_lost(m, n=n, chunk=chunk) for n in lengths] for m in BITS}
         found[f"knees {name}"] = [knee(m, chunk=chunk) for m in BITS]
     return found
 

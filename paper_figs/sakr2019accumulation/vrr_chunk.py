@@ -40,7 +40,7 @@ def draw(d: dict, ax) -> None:
         ax.plot(d["coarse"], kept, ".-", color=colors[m])
     ax.plot([], [], "-", color="#000000", label="exact")
     ax.plot([], [], "--", color="#000000", linewidth=0.9, label="published")
-    ax.axvline(64, **{**style.LINE["theory"], "label": None}, zorder=0)
+    ax.axvline(64, 0.45, 1, **{**style.LINE["theory"], "label": None}, zorder=0)
     ax.set(xscale="log", xlabel="products per chunk, n = 65536", ylabel="retained variance")
     ax.set_ylim(0, 1.02)
     ax.legend(loc="lower center", ncols=2)
