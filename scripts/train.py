@@ -90,6 +90,9 @@ def main(argv: list[str]) -> int:
         message = str(error) or type(error).__name__
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # outside the loop, which answers by saving
+        print("\nstopped; what was saved is kept, --resume goes on with it", file=sys.stderr)
+        return 130
 
 
 def _parse(module: Any, argv: list[str]) -> tuple[Any, Run]:
@@ -116,12 +119,18 @@ def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
     from qtrain.train.data import load
     from qtrain.train.loop import Settings, fit
 
+    if run.processes < 1:
+        raise ValueError(f"processes must be at least 1, not {run.processes}")
+    if run.resume and run.out is not None and not run.out.is_dir():
+        raise ValueError(f"nothing to resume: there is no folder {run.out}")
     devices = mesh.parse(run.mesh)
     mesh.start(
         devices, coordinator=run.coordinator, processes=run.processes, process_id=run.process_id
     )
     recipe = module.recipe(options)
     for key in run.with_:
+        if not recipes.get(key).recipe().places():
+            raise ValueError(f"--with {key} fills no place of the training step: leave it out")
         recipe = merge(recipe, recipes.get(key).recipe())
     recipe = _changed(recipe, run)
     dataset = load(recipe.data, run.data_dir)
@@ -174,7 +183,8 @@ def _folder(run: Run, key: str) -> Path:
 def _again(argv: list[str], folder: Path) -> list[str]:
     """The same command, resuming in `folder`."""
     kept = [word for word in argv if word != "--resume"]
-    return kept + ([] if "--out" in kept else ["--out", str(folder)]) + ["--resume"]
+    named = any(word == "--out" or word.startswith("--out=") for word in kept)
+    return kept + ([] if named else ["--out", str(folder)]) + ["--resume"]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ places merge into one run; the same place filled twice is an error, because only
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -105,6 +106,12 @@ class Momentum:
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"unknown schedule {self.schedule!r}: constant or cosine")
+        limits = {"lr": math.inf, "momentum": 1, "weight_decay": math.inf}
+        for name, limit in limits.items():
+            if not 0 <= getattr(self, name) < limit:
+                raise ValueError(
+                    f"{name} must be at least 0 and below {limit}, not {getattr(self, name)}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from qtrain.recipes.base import Recipe
 from qtrain.recipes.config import to_json
@@ -29,6 +30,7 @@ from qtrain.train.step import PLACES, eval_step, train_step
 
 EVAL_BATCH = 500
 MOST_SKIPPED = 50  # in a row; by then a dynamic loss scale has gone from 2^24 down to 1
+AGREE_STEPS = 8  # between questions among several processes whether one was told to stop
 SYNC_SECONDS = 1.0  # how often the metrics of finished steps are fetched and shown
 
 
@@ -43,6 +45,12 @@ class Settings:
     resume: bool = False
     checkpoint_every: int | None = None  # steps; None: each epoch
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("checkpoint_every", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < 2**32:  # a JAX key keeps 32 bits
+                raise ValueError(f"{name} must be at least {least} and below 2^32, not {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +85,7 @@ def fit(recipe: Recipe, dataset: Dataset, settings: Settings) -> Result:
     try:
         with run.bar, Interrupt(run.bar.say) as interrupt:
             run.compile()
-            while run.step < run.steps and not interrupt.requested:
+            while run.step < run.steps and not run.stops(interrupt.requested):
                 run.advance()
             if run.saved != run.step:  # interrupted
                 run.save()
@@ -164,6 +172,17 @@ class _Run:
     def _batch(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray):
         return meshes.share(self.mesh, images[index]), meshes.share(self.mesh, labels[index])
 
+    def stops(self, requested: bool) -> bool:
+        """Whether to stop before the next step: all processes at the same one, or they would
+        wait for each other, this one in a checkpoint and that one in a step.
+        """
+        if jax.process_count() == 1:
+            return requested
+        if self.step % AGREE_STEPS:
+            return False
+        votes = multihost_utils.process_allgather(np.int32(requested))
+        return bool(np.any(votes))
+
     def advance(self) -> None:
         """One step, and what is due after it."""
         epoch, place = divmod(self.step, self.epoch)
@@ -240,6 +259,11 @@ class _Run:
             found = jax.device_get(self._eval(self.state.params, self.state.stats, *batch))
             sums = {name: sums[name] + found[name].item() for name in sums}
         self.loss, self.accuracy = sums["loss"] / len(labels), sums["correct"] / len(labels)
+        if not np.isfinite(self.loss):
+            raise NotFinite(
+                f"step {self.step} of {self.recipe.key}: test loss not finite ({self.loss}); try a"
+                " lower --optimizer.lr, or a format of more range"
+            )
         if self._timed:  # otherwise the row is there, from before this run was resumed
             self.writer.write(kind="eval", step=self.step, loss=self.loss, accuracy=self.accuracy)
             self.writer.write(kind="time", step=self.step, seconds=self._seconds, steps=self._timed)

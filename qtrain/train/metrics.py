@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -44,9 +45,11 @@ class Writer:
         self.flush()
 
     def write(self, **row: Any) -> None:
-        """Adds one row."""
+        """Adds one row; a number that is not finite becomes null, since JSON has none."""
         if self._file is not None:
-            self._file.write(json.dumps(row, allow_nan=True) + "\n")
+            broken = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+            row |= dict.fromkeys(broken)
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         """Returns when the rows are safe from a crash of this process and of the machine."""

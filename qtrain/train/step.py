@@ -16,7 +16,7 @@ from qtrain.quantize import fold
 from qtrain.train.data import normalize
 from qtrain.train.state import Program, State, loss_scale
 
-PLACES = ("weights", "outputs of the model", "loss", "gradients")  # in the order of a step
+PLACES = ("weights", "outputs of the model", "loss", "gradients", "updated weights")  # in order
 
 
 def train_step(
@@ -55,7 +55,10 @@ def train_step(
         params = optim.apply_updates(state.params, updates, program.update_fmt)
     after = State(state.step + 1, params, stats, optimizer, state.key)
     gradients = None if scaling else all_finite(grads)  # a loss scale skips these by itself
-    finite = (all_finite(state.params), all_finite(logits), jnp.isfinite(loss), gradients)
+    finite = (
+        all_finite(state.params), all_finite(logits), jnp.isfinite(loss), gradients,
+        all_finite(params),
+    )  # fmt: skip
     metrics = {
         "loss": loss,
         "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels),

@@ -54,6 +54,14 @@ def lines(folder: Path) -> list[str]:
         (["wang2018fp8", "--batch-size", "9000"], "batch size 9000 is more than the 8000"),
         (["wang2018fp8", "--optimizer.schedule", "linear"], "unknown schedule 'linear'"),
         (["wang2018fp8", "--resume"], "nothing to resume"),
+        (["wang2018fp8", "--resume", "--out", "typo"], "nothing to resume: there is no folder typo"),
+        (["wang2018fp8", "--with", "float32"], "--with float32 fills no place"),
+        (["wang2018fp8", "--processes", "0"], "processes must be at least 1, not 0"),
+        (["wang2018fp8", "--steps", "0"], "steps must be at least 1"),
+        (["wang2018fp8", "--checkpoint-every", "-2"], "checkpoint_every must be at least 1"),
+        (["wang2018fp8", "--seed", "99999999999999999999"], "seed must be at least 0 and below"),
+        (["wang2018fp8", "--optimizer.lr", "nan"], "lr must be at least 0 and below inf, not nan"),
+        (["wang2018fp8", "--optimizer.momentum", "1"], "momentum must be at least 0 and below 1"),
         (["wang2018fp8", "--processes", "2", "--mesh", "data=2"], "need --coordinator"),
     ],
 )
@@ -178,6 +186,37 @@ def test_two_processes(tmp_path, environment):
     )
     assert len(one) == len(two)
     assert abs(one[0] - two[0]) <= 2 * 128 * 2.0**-24 * one[0]
+
+
+def test_two_processes_stop_together(tmp_path, environment):
+    """Ctrl-C to one of them: both save at the same step and end.
+
+    Kills: `return bool(np.any(votes))` -> `return requested` in train/loop.py, which hangs.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = (
+        "float32", "--model", "mlp", "--epochs", 50, "--checkpoint-every", 8, "--mesh", "data=2",
+        "--out", tmp_path / "a", "--processes", 2, "--coordinator", f"127.0.0.1:{port}",
+    )  # fmt: skip
+    processes = [
+        subprocess.Popen(command(*argv, "--process-id", i), env=environment) for i in (0, 1)
+    ]
+    _wait_for_step(tmp_path / "a" / "float32" / "checkpoints", 8, processes[0])
+    processes[1].send_signal(signal.SIGINT)
+    assert [p.wait(timeout=60) for p in processes] == [130, 130]
+
+
+def test_weights_that_break_in_the_last_step(tmp_path, monkeypatch, capsys):
+    """They are found after the update, before anything is saved or reported."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["float32", "--model", "mlp", "--steps", "1", "--optimizer.lr", "3e38"]
+    assert train.main(argv) == 1
+    assert re.search("step 1 of float32: .* not finite", capsys.readouterr().err)
+    assert not list(tmp_path.rglob("seal.json"))
+    for row in next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines():
+        json.loads(row, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_no_process_writes_outside_its_folder(tmp_path, environment):
