@@ -58,21 +58,31 @@ def drift_and_variance(law: Law, ulp: float, rounding: Rounding) -> tuple[float,
         return law.mean, law.variance  # every sum is exact
     if rounding == "stochastic":
         return law.mean, law.variance + _stochastic_variance(law, ulp)
+    if isinstance(law, Discrete):
+        place, start = law.values / ulp, np.array([[0.0], [1.0]])  # an even and an odd one
+        if rounding == "nearest":
+            target = np.rint(start + place)
+        else:
+            target = start + (np.floor(place) if rounding == "toward_zero" else np.trunc(place))
+        probs, steps = np.broadcast_to(law.probs, target.shape), (target - start) * ulp
+        return _modulated_walk(probs, steps, target)
     count = math.ceil(max(map(abs, law.support)) / ulp) + 2
     grid, edge = _local_grid(ulp, count * ulp)
     steps = np.arange(-count, count + 2) * ulp
     rows = 0.75 * edge + np.array([0.0, ulp])
     probs = local_kernel(rows, 0.75 * edge + steps, law, grid, rounding)
-    return _modulated_walk(probs, steps - np.array([[0.0], [ulp]]), np.arange(len(steps)) + count)
+    parity = np.broadcast_to(np.arange(len(steps)) + count, probs.shape)
+    return _modulated_walk(probs, steps - np.array([[0.0], [ulp]]), parity)
 
 
-def _modulated_walk(probs, steps, parity) -> tuple[float, float]:
+def _modulated_walk(probs, steps, target) -> tuple[float, float]:
     """Mean and variance per step (Green-Kubo) of a walk whose law depends on its parity.
 
-    probs, steps: (2, C), the law from an even and from an odd place; parity: (C,) of the targets.
+    probs, steps, target: (2, C), the law from an even and from an odd place, and where to, in
+    ulps (up to an even number).
     """
-    odd = (parity % 2).astype(bool)
-    to_odd = probs[:, odd].sum(axis=1)
+    odd = target % 2
+    to_odd = (probs * odd).sum(axis=1)
     leave, back = to_odd[0], 1 - to_odd[1]
     share = back / (leave + back) if leave + back > 1e-15 else 1.0  # of even places; starts at 0
     weights = np.array([share, 1 - share])
@@ -82,7 +92,7 @@ def _modulated_walk(probs, steps, parity) -> tuple[float, float]:
     v = weights @ (probs * centred**2).sum(axis=1)
     if leave + back > 1e-15:  # sum over later steps of E[step - b | parity], odd minus even
         later = (means[1] - means[0]) / (leave + back)
-        v += 2 * later * (weights @ (probs * centred)[:, odd].sum(axis=1))
+        v += 2 * later * (weights @ (probs * centred * odd).sum(axis=1))
     return float(b), float(max(v, 0.0))
 
 
@@ -102,10 +112,12 @@ def _stochastic_variance(law, ulp: float) -> float:
 def _gridded_drift_and_variance(law: Gridded, ulp: float, rounding: Rounding):
     """Truncating multiples of q loses (u - q)+ / 2 on average, not u / 2."""
     b, v = drift_and_variance(law.base, ulp, rounding)
+    plain, signed, size = law.mean_spacing(ulp)
     if rounding == "toward_zero":
-        b += law.mean_spacing(ulp, 0) / 2
-    elif rounding == "align":
-        v += law.mean_spacing(ulp, 1)
+        return b + plain / 2, v
+    if rounding == "align":  # E[(|p| - (u - q)/2)^2] to leading order
+        second = v + b * b + size
+        return b + signed / 2, max(second - (b + signed / 2) ** 2, 0.0)
     return b, v
 
 

@@ -169,15 +169,16 @@ class Gridded:
         """That of the normal law."""
         return self.base.support
 
-    def mean_spacing(self, ulp: float, power: int) -> float:
-        """E[|p|^power min(q, ulp)] for power 0 or 1, q the spacing of the grid at p."""
+    def mean_spacing(self, ulp: float) -> tuple[float, float, float]:
+        """E[m], E[m sign p] and E[m |p|] of m = min(q, ulp), q the spacing of the grid at p."""
         top = np.ceil(np.log2(max(map(abs, self.support))))
         edges = np.exp2(np.arange(top - 40, top + 1))
-        q = np.minimum(edges[:-1] * 2.0**-self.man, ulp)
+        m = np.minimum(edges[:-1] * 2.0**-self.man, ulp)
         above, below = self.base.partial_moments(edges), self.base.partial_moments(-edges)
-        # on the negative side E[|p|; -b < p <= -a] = M1(-b) - M1(-a)
-        negative = np.diff(below[power]) * (-1 if power == 0 else 1)
-        return float((np.diff(above[power]) + negative) @ q)
+        right = np.diff(above[0]) @ m
+        left = -(np.diff(below[0]) @ m)  # P(-b < p <= -a) = F(-a) - F(-b)
+        size = (np.diff(above[1]) + np.diff(below[1])) @ m
+        return float(right + left), float(right - left), float(size)
 
 
 Law = Gaussian | Uniform | Discrete | Sparse | Gridded

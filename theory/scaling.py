@@ -22,7 +22,7 @@ from theory.regimes import Criterion
 from theory.transitions import top_of
 
 LOG_LIMIT = math.log(50.0)  # [sakr2019accumulation, Sec. 4]: n (1 - retention) stays below
-_SECONDS = 0.3  # what the exact chain may take, roughly, on one core
+_SECONDS = 0.5  # what the exact chain may take, roughly, on one core
 _BIAS = 256.0  # 2^m |mean| / std from which on the path is followed at a smaller m
 _CONSTANT = {"nearest": 0.5, "stochastic": 0.5, "align": 1.0, "toward_zero": 1.0}
 

@@ -9,12 +9,13 @@ import sympy as sp
 
 from qtrain.formats import Float
 from theory import scaling
-from theory.addition import ROUNDINGS
+from theory.addition import ROUNDINGS, Grid
 from theory.binades import drift_and_variance, edge_ratio
 from theory.chain import sums
 from theory.products import Gaussian, Uniform, discrete, gaussian_products, sparse
 from theory.regimes import a, bits_per_doubling, edge_terms, loss, noise_terms, u
 from theory.scaling import estimate, mantissa_bits, retention
+from theory.transitions import build_chain
 
 LAWS = {
     "gaussian": Gaussian(1.5),
@@ -60,7 +61,7 @@ def test_error_of_the_limit_halves_with_each_bit(rounding):
 @pytest.mark.parametrize("name", ["gaussian", "e5m2", "mean"])
 def test_chunks_are_within_the_bound(name, rounding):
     law = LAWS[name]
-    for m, n, chunk in ((4, 512, 16), (7 if name == "gaussian" else 6, 300, 16)):
+    for m, n, chunk in ((4, 512, 16), (6, 150, 16)):
         want = exact(law, m, n, rounding, chunk)
         found = estimate(m, n, rounding, law, chunk)
         assert abs(found.retention - want.retention) <= found.bound * max(1, want.retention)
@@ -134,17 +135,17 @@ def test_bits_per_doubling_with_a_mean():
     law = Uniform(1, 1)
     for rounding, criterion in (("nearest", "mean"), ("toward_zero", "mean"), ("align", "mean")):
         low, high = (
-            mantissa_bits(2.0**k, rounding, criterion=criterion, products=law) for k in (8, 14)
+            mantissa_bits(2.0**k, rounding, criterion=criterion, products=law) for k in (8, 12)
         )
         assert bits_per_doubling(rounding, criterion, mean=True) == 1
-        assert abs(high - low - 6) <= 1
+        assert abs(high - low - 4) <= 1
     assert bits_per_doubling("stochastic", "mean", mean=True) == 0
     assert retention(6, 2.0**12, "stochastic", law) == pytest.approx(1, abs=0.1)
     assert bits_per_doubling("stochastic", mean=True) == Fraction(1, 2)
 
 
 def test_mantissa_bits_are_monotone_and_smallest():
-    widths = [mantissa_bits(2.0**k, "nearest") for k in range(2, 30)]
+    widths = [mantissa_bits(2.0**k, "nearest") for k in range(2, 30, 3)]
     assert widths == sorted(widths)
     assert mantissa_bits(4096, "nearest", 0.1) <= mantissa_bits(4096, "nearest", 0.001)
     assert mantissa_bits(4096, "align", chunk=64) < mantissa_bits(4096, "align")
@@ -162,3 +163,25 @@ def test_bad_arguments():
         mantissa_bits(10, criterion="accuracy")
     with pytest.raises(ValueError, match="no mean to keep"):
         bits_per_doubling("nearest", "mean")
+
+
+def test_drift_of_atoms_is_that_of_the_chain():
+    """Closed forms for atoms against two rows of the chain far from 0, ties included.
+
+    Kills: one parity's law taken for both (`start` of 1 replaced by 0).
+    """
+    law = discrete([-1.5, -0.5, 0.25, 0.5, 2.0], [0.1, 0.3, 0.2, 0.2, 0.2])
+    for rounding in ("nearest", "toward_zero", "align"):
+        for ulp in (0.5, 1.0, 2.0):
+            b, v = drift_and_variance(law, ulp, rounding)
+            start = np.array([1.5 * 2.0**10 * ulp])  # the middle of a binade
+            grid = Grid(10, -10, math.inf)
+            chain = build_chain(law, grid, rounding, 40, fold=False, start=start)
+            pi = (chain.states == start).astype(float)
+            means, variances = [], []
+            for _ in range(40):
+                pi = pi @ chain.even
+                means.append(pi @ chain.states)
+                variances.append(pi @ chain.states**2 - means[-1] ** 2)
+            assert means[-1] - means[-2] == pytest.approx(b, abs=1e-9)
+            assert variances[-1] - variances[-2] == pytest.approx(v, abs=1e-6)
