@@ -54,7 +54,10 @@ def lines(folder: Path) -> list[str]:
         (["wang2018fp8", "--batch-size", "9000"], "batch size 9000 is more than the 8000"),
         (["wang2018fp8", "--optimizer.schedule", "linear"], "unknown schedule 'linear'"),
         (["wang2018fp8", "--resume"], "nothing to resume"),
-        (["wang2018fp8", "--resume", "--out", "typo"], "nothing to resume: there is no folder typo"),
+        (
+            ["wang2018fp8", "--resume", "--out", "typo"],
+            "nothing to resume: there is no folder typo",
+        ),
         (["wang2018fp8", "--with", "float32"], "--with float32 fills no place"),
         (["wang2018fp8", "--processes", "0"], "processes must be at least 1, not 0"),
         (["wang2018fp8", "--steps", "0"], "steps must be at least 1"),
