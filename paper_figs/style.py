@@ -117,7 +117,9 @@ def _sidecar(module, quick: bool, found: dict) -> dict:
         "caption": module.__doc__,
         "quick": quick,
         "commit": commit(),
-        "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs},
+        "inputs": {  # one that a figure can do without may be missing
+            p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs if p.exists()
+        },
         "data_sha256": hashlib.sha256(
             json.dumps(found, sort_keys=True, default=_plain).encode()
         ).hexdigest(),

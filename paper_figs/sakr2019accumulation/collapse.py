@@ -30,7 +30,7 @@ def data(quick: bool) -> dict:
         base = _base(rounding)
         # lengths are whole; each deviation is taken at the length that was summed
         chain = []
-        for m in range(3, 6) if quick else MARKERS:
+        for m in range(3, 5) if quick else MARKERS:
             for t in sorted({round(t * base**m) / base**m for t in times} - {0.0}):
                 kept, limit = _chain(m, round(t * base**m), rounding), _limit(t, rounding)
                 chain.append([m, t, kept, (kept - limit) * 2**m])

@@ -24,7 +24,7 @@ CRITERIA = ("retention", "published")
 
 def data(quick: bool) -> dict:
     """Required bits by criterion and rounding, and their slopes."""
-    found: dict = {"n": [2**k for k in range(4, 31, 6 if quick else 1)]}
+    found: dict = {"n": [2**k for k in range(4, 31, 13 if quick else 1)]}
     for criterion in CRITERIA:
         found[criterion] = {
             rounding: [_bits(n, rounding, criterion) for n in found["n"]] for rounding in ROUNDINGS

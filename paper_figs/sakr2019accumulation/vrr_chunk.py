@@ -25,7 +25,7 @@ def data(quick: bool) -> dict:
         "vrr": {m: [vrr(m, n=LENGTH, chunk=c) for c in fine] for m in BITS},
         "exact": {
             m: [retention(m, LENGTH, chunk=c) for c in coarse]
-            for m in (BITS[::2] if quick else BITS)
+            for m in (BITS[::4] if quick else BITS)
         },
     }
 
