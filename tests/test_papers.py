@@ -33,7 +33,7 @@ def test_every_recipe_is_indexed():
 
 def test_every_citation_has_an_entry():
     known = citation.entries()
-    for folder in ("qtrain", "paper_figs", "scripts", "tests"):
+    for folder in ("qtrain", "theory", "paper_figs", "scripts", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             for key in CITED.findall(path.read_text(encoding="utf-8")):
                 assert key in known, f"{path}: {key}"

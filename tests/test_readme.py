@@ -10,6 +10,7 @@ import pytest
 from paper_figs import style
 from qtrain import papers
 from scripts import bench
+from theory.requirement import mantissa_bits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,3 +59,24 @@ def test_commands_exist():
         assert (ROOT / script).exists(), script
     for target in set(re.findall(r"make (\w+)  ", README)):
         assert re.search(rf"^{target}:.*## ", makefile, re.M), target
+
+
+def test_widths_are_those_of_theory():
+    """Bits by both theories, plain and in chunks, and the accuracies of the runs with them."""
+    found = re.findall(r"^\| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", README, re.M)
+    assert len(found) == 6
+    for length, *bits in found:
+        n = int(length.replace(",", ""))
+        asked = [(t, c) for c in (None, 64) for t in ("published", "exact")]
+        assert [int(b) for b in bits] == [mantissa_bits(n, theory=t, chunk=c) for t, c in asked]
+    for file, names in SHOWN.items():
+        rows = style.rows("sakr2019accumulation", file)
+        for name in names:
+            mean = np.mean([100 * row["accuracy"] for row in rows if row["variant"] == name])
+            assert f"{mean:.2f} %" in README, (file, name)
+
+
+SHOWN = {
+    "ablations": ("float32 sums", "exact", "exact chunk 64", "published", "published -3"),
+    "heldout": ("float32 sums", "exact", "exact -1", "exact -2"),
+}
