@@ -92,8 +92,9 @@ def paths(atoms, n: int, name: str, rounding: str):
 
 def endings(atoms, n: int, fmt: str, rounding: str, chunk: int | None, intra: str | None):
     """All (s, S, probability) of a sum, by chunks if so: a chunk's endings are the addends."""
-    if chunk is None:
-        return list(paths(atoms, n, intra or fmt, rounding))
+    if chunk is None and intra is None:
+        return list(paths(atoms, n, fmt, rounding))
+    chunk = chunk or n
     found = [(Fraction(0), Fraction(0), Fraction(1))]
     for length in [chunk] * (n // chunk) + ([n % chunk] if n % chunk else []):
         part = list(paths(atoms, length, intra or fmt, rounding))
@@ -172,11 +173,11 @@ def check(atoms, n, fmt, rounding, chunk=None, intra=None) -> None:
 
 def check_stall(found, atoms, n, sums, weights, fmt, rounding, chunk, intra) -> None:
     """Without chunks the next addend is a product, else the sum of a chunk like the last one."""
-    addends, inner = [(p, w) for p, w, _ in atoms], intra or fmt
-    if chunk is not None:
-        ends = by_ending(paths(atoms, n % chunk or chunk, inner, rounding))
-        addends, inner = list(ends.items()), fmt
-    stalls = {s: stays(s, addends, inner, rounding) for s in set(sums)}
+    addends = [(p, w) for p, w, _ in atoms]
+    if chunk is not None or intra is not None:
+        last = n % (chunk or n) or chunk or n
+        addends = list(by_ending(paths(atoms, last, intra or fmt, rounding)).items())
+    stalls = {s: stays(s, addends, fmt, rounding) for s in set(sums)}
     pairs = list(zip(sums, weights, strict=True))
     close(found.stall, sum(w * stalls[s] for s, w in pairs))
     close(found.absorbed, sum(w for s, w in pairs if stalls[s] == 1))
@@ -227,6 +228,7 @@ def test_every_path(name, fmt, rounding):
         ("e3m2", "e4m2", 6, 4),
         ("e4m2", None, 3, 1),
         ("e4m2", None, 3, 3),
+        ("e3m1", "e4m2", 3, None),  # one chunk, whose sum is rounded to e3m1
     ],
 )
 @pytest.mark.parametrize("name", ["ties", "tiny", "one sign", "large", "both infinities", "long"])
