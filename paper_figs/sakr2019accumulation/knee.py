@@ -8,6 +8,7 @@ too where it has been run. The retention takes all products as non-zero and inde
 Rows: python scripts/sweep.py sakr2019accumulation
 """
 
+import functools
 import re
 
 import numpy as np
@@ -60,7 +61,8 @@ def _longest(model: str) -> int:
     from qtrain.recipes.layers import layers
 
     shape = (28, 28, 1)
-    built = models.create(model, num_classes=10, in_shape=shape, rngs=nnx.Rngs(0))
+    create = functools.partial(models.create, model, num_classes=10, in_shape=shape)
+    built = nnx.eval_shape(lambda: create(rngs=nnx.Rngs(0)))
     return max(layer.forward for layer in layers(built, (128, *shape))[:-1])
 
 

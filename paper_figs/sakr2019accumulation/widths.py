@@ -25,7 +25,8 @@ NETWORKS = {  # batch, shape of an image, classes, groups: label and start of th
         "conv 0": "stem", **{f"block {i}": f"stage{i}/" for i in (1, 2, 3)},
     }),
     "alexnet": (256, (224, 224, 3), 1000, {
-        **{f"conv {i}": f"conv{i}" for i in range(1, 6)}, "dense 1": "hidden1", "dense 2": "hidden2",
+        **{f"conv {i}": f"conv{i}" for i in (1, 2, 3, 4, 5)},
+        **{f"dense {i}": f"hidden{i}" for i in (1, 2)},
     }),
 }  # fmt: skip
 NAMES = {"resnet18": "ResNet-18", "resnet32": "ResNet-32", "alexnet": "AlexNet"}
