@@ -258,7 +258,7 @@ def test_other_tops(fmt, rounding):
 )
 def test_any_law(data, fmt, rounding):
     """Kills: ties away from zero; an ulp of the wrong binade at a power of two; truncation of
-    the addend alone; random bits compared without rounding to N bits.
+    the addend alone.
     """
     grid = st.integers(-48, 48)
     values = data.draw(st.lists(grid, min_size=2, max_size=3, unique=True))
