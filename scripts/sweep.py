@@ -26,7 +26,7 @@ import tyro  # noqa: E402
 
 from qtrain import recipes  # noqa: E402
 from qtrain.recipes.base import Recipe, baseline  # noqa: E402
-from qtrain.recipes.config import to_json  # noqa: E402
+from qtrain.recipes.config import from_json, to_json  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent.parent / "paper_figs" / "results"
 
@@ -85,7 +85,7 @@ def main(options: Options) -> None:
     for seed in options.seeds:
         for name, recipe in chosen.items():
             before = done.get((name, seed))
-            if before is not None and before["recipe"] == to_json(recipe):
+            if before is not None and from_json(before["recipe"]) == recipe:
                 print(f"{name}, seed {seed}: {_percent(before)} (already in {out.name})")
                 continue
             row = _train(name, recipe, dataset, seed)

@@ -59,16 +59,13 @@ def columns(gemm: str) -> dict[str, dict]:
 def data(quick: bool) -> dict:
     """A row per network and group, its lengths and cells; `quick`: the formula for ResNet-32."""
     rows = []
-    for network, (batch, shape, classes, groups) in NETWORKS.items():
-        if quick and network != "resnet32":
-            continue
-        longest = lengths(network, batch, shape, classes)
-        for label, start in groups.items():
+    for network in ("resnet32",) if quick else NETWORKS:
+        longest = lengths(network)
+        for label in NETWORKS[network][-1]:
             row: dict = {"network": network, "group": label, "cells": {}, "length": {}}
             for gemm in GEMMS:
-                found = [n for path, n in longest[gemm].items() if path.startswith(start)]
-                if found:
-                    n = row["length"][gemm] = max(found)
+                if n := longest[gemm].get(label):
+                    row["length"][gemm] = n
                     asked = {k: v for k, v in columns(gemm).items() if not quick or "VRR" in k}
                     row["cells"][gemm] = {name: _cell(n, **asked[name]) for name in asked}
             rows.append(row)
@@ -80,8 +77,8 @@ def _cell(n: int, **settings) -> tuple[int, int]:
     return mantissa_bits(n, **settings), mantissa_bits(n, chunk=min(64, n), **settings)
 
 
-def lengths(network: str, batch: int, shape: tuple[int, ...], classes: int) -> dict[str, dict]:
-    """Lengths of the sums by GEMM and layer, from a trace of the training loss; nothing is run."""
+def lengths(network: str) -> dict[str, dict[str, int]]:
+    """Longest sum by GEMM and layer group, from a trace of the training loss; nothing is run."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -93,13 +90,15 @@ def lengths(network: str, batch: int, shape: tuple[int, ...], classes: int) -> d
     def loss(model, images, labels):
         return optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
 
+    batch, shape, classes, groups = NETWORKS[network]
     create = functools.partial(models.create, network, num_classes=classes, in_shape=shape)
     model = nnx.eval_shape(lambda: with_scopes(create(rngs=nnx.Rngs(0))))
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     found: dict[str, dict] = {gemm: {} for gemm in GEMMS}
     for gemm in workload.trace(loss, model, images, labels, grad=True):
-        found[gemm.role][gemm.path] = gemm.k
+        for label in (g for g, start in groups.items() if gemm.path.startswith(start)):
+            found[gemm.role][label] = max(gemm.k, found[gemm.role].get(label, 0))
     return found
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend import core as jcore
 
 from qtrain.workload.gemm import GEMM_PRIMITIVES
-from qtrain.workload.walk import Body, bodies
+from qtrain.workload.walk import Body, bodies, scan_split
 
 Address = tuple[int, ...]
 
@@ -73,7 +73,7 @@ class _Interpreter:
 
     def _scan(self, eqn, body: Body, inputs: list, address: Address) -> list:
         params = eqn.params
-        fixed, carried = params["num_consts"], params["num_carry"]
+        fixed, carried = scan_split(eqn, body.jaxpr)
         consts, carry = inputs[:fixed], inputs[fixed : fixed + carried]
         xs = inputs[fixed + carried :]
         order = range(params["length"])

@@ -84,6 +84,18 @@ class Body:
     notes: tuple[str, ...] = ()
 
 
+def scan_split(eqn, body) -> tuple[int, int]:
+    """How many of a scan's inputs are constants, and how many are carried.
+
+    Read off the shapes, since the names of the parameters change between versions of JAX: what is
+    scanned over has one dimension more outside the body than inside, what is carried has not.
+    """
+    same = lambda outer, inner: len(outer.aval.shape) == len(inner.aval.shape)  # noqa: E731
+    whole = sum(map(same, eqn.invars, body.invars))
+    carried = sum(map(same, eqn.outvars, body.outvars))
+    return whole - carried, carried
+
+
 def bodies(eqn) -> tuple[Body, ...]:
     """The inner jaxprs of an equation, opaque ones excepted: a while's condition, then its body."""
     if eqn.primitive.name in OPAQUE_PRIMITIVES:
@@ -153,9 +165,8 @@ class Walker:
             inputs = [ERROR if _is_one(v) else origin for v, origin in pairs]
         match eqn.primitive.name:
             case "scan":
-                first = eqn.params["num_consts"]
-                last = first + eqn.params["num_carry"]
-                return self._loop(inner[0], inputs, first, last, here)
+                consts, carried = scan_split(eqn, inner[0].jaxpr)
+                return self._loop(inner[0], inputs, consts, consts + carried, here)
             case "while":
                 split = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
                 carry = inputs[sum(split) :]

@@ -173,6 +173,28 @@ def test_given_bits_equal_rational_arithmetic(name, variant):
         assert_same(got, np.array(want, np.float32), x)
 
 
+@pytest.mark.parametrize("name", ["e5m22", "e6m23", "e5m2b125", "e5m2b120", "e4m3b110ftz"])
+def test_limits_of_float32(name):
+    """No bit left to drop, and halves of the least value that are float32 subnormals: nearest, and
+    stochastic with the default bits, all zeros and all ones among them.
+
+    Kills: cast.py `_fast`: `fmt.man > 21` left out; `least < -126` left out.
+    """
+    fmt = formats.get(name)
+    nbits = max(23 - fmt.man, 1)
+    x = np.concatenate([hard_inputs(fmt, 960), np.exp2(np.arange(-149.0, -85)).astype(np.float32)])
+    r = np.random.default_rng(0).integers(0, 2**nbits, x.size)
+    r[::4], r[1::4] = 0, 2**nbits - 1
+    want = [round_exactly(v, fmt, "nearest") for v in x.tolist()]
+    assert_same(jitted(fmt, "nearest")(x), np.array(want, np.float32), x)
+    want = [
+        round_exactly(v, fmt, "stochastic", int(w), nbits)
+        for v, w in zip(x.tolist(), r, strict=True)
+    ]
+    got = with_bits(fmt, nbits, "C")(x, r.astype(np.uint32))
+    assert_same(got, np.array(want, np.float32), x)
+
+
 @pytest.mark.parametrize("variant", "ABC")
 def test_given_bits_to_a_codebook(variant):
     """Numbers whose distances to the levels float32 holds; all words of up to 7 bits.

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from paper_figs import style
+from paper_figs.sakr2019accumulation import convergence, knee, vn, widths
 from paper_figs.wang2018fp8 import ablations, chunk_error, fig3b, gap
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("module", [ablations, gap], ids=lambda m: m.PAPER + "." + m.__name__)
+DRAWN = [ablations, gap, convergence, knee, vn]
+
+
+@pytest.mark.parametrize("module", DRAWN, ids=lambda m: m.__name__)
 def test_same_bytes(module, tmp_path):
     """PDF, PNG and the sidecar, drawn twice. Kills: style.py: a creation date is written."""
     folders = [style.make(module, True, tmp_path / name).parent for name in ("a", "b")]
@@ -48,6 +52,29 @@ def test_chunk_error_is_a_valley():
     assert error[64] < min(error[1], error[4096])
 
 
+def test_traced_lengths_give_the_confirmed_widths():
+    """ResNet-18, forward, plain, beside what was read of [sakr2019accumulation, Table 1]: blocks
+    1, 3 and 4 agree, block 2 has a bit more there, conv 0 four. Kills: a group's first sum.
+    """
+    longest = list(widths.lengths("resnet18")["forward"].values())
+    assert longest == [147, 576, 1152, 2304, 4608]
+    published = [widths.mantissa_bits(n, **widths.FORMULA) for n in longest]
+    paper = [plain for plain, _ in widths.SOURCED["resnet18", "forward"]]
+    assert [a - b for a, b in zip(paper, published, strict=True)] == [4, 0, 1, 0, 0]
+
+
+def test_a_missing_optional_input_is_left_out(monkeypatch, tmp_path):
+    """The knee without the network held out. Kills: style.py: every input is hashed."""
+    folder = tmp_path / knee.PAPER
+    folder.mkdir()
+    rows = (style.RESULTS / knee.PAPER / "ablations.jsonl").read_bytes()
+    (folder / "ablations.jsonl").write_bytes(rows)
+    monkeypatch.setattr(style, "RESULTS", tmp_path)
+    monkeypatch.setattr(knee, "_longest", lambda model: 64)
+    sidecar = style.make(knee, True, tmp_path / "out").with_suffix(".json")
+    assert json.loads(sidecar.read_text())["inputs"].keys() == {"ablations.jsonl"}
+
+
 def test_missing_results_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(style, "RESULTS", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"ablations\.jsonl is missing"):
@@ -57,14 +84,14 @@ def test_missing_results_are_named(monkeypatch, tmp_path):
 def test_committed_ablations_cover_every_variant_and_seed():
     """[issue: each ablation with its own number, three seeds]: from one configuration each."""
     from qtrain.recipes import wang2018fp8
-    from qtrain.recipes.config import to_json
+    from qtrain.recipes.config import from_json
 
     rows = style.rows("wang2018fp8", "ablations")
     assert {r["variant"] for r in rows} == {*wang2018fp8.ABLATIONS, "float32"}
     for name, options in wang2018fp8.ABLATIONS.items():
         found = [r for r in rows if r["variant"] == name]
         assert sorted(r["seed"] for r in found) == [0, 1, 2]
-        assert all(r["recipe"] == to_json(wang2018fp8.recipe(options)) for r in found)
+        assert all(from_json(r["recipe"]) == wang2018fp8.recipe(options) for r in found)
 
 
 def test_command(tmp_path):
@@ -73,7 +100,7 @@ def test_command(tmp_path):
     where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
     run = subprocess.run([*command, "nobody"], **where, capture_output=True, text=True)
     assert run.returncode == 2
-    assert "no figures for nobody: choose from wang2018fp8" in run.stderr
+    assert "no figures for nobody: choose from sakr2019accumulation, wang2018fp8" in run.stderr
     single = [sys.executable, str(ROOT / "paper_figs" / "wang2018fp8" / "gap.py"), "--quick"]
     out = ["--out", str(tmp_path)]
     run = subprocess.run([*single, *out], **where, capture_output=True, text=True)
