@@ -322,7 +322,7 @@ MUTANTS = {
     ),
     "the sweep trusts names": Mutant(
         "scripts/sweep.py",
-        'before is not None and before["recipe"] == to_json(recipe)',
+        'before is not None and from_json(before["recipe"]) == recipe',
         "before is not None",
         "tests/scripts/test_sweep.py -k not_repeated",
     ),
