@@ -1,6 +1,6 @@
 """The scaling law: retention depends on m and n through n / 4^m alone (n / 2^m toward zero).
 
-Plain sums of n standard normal products. Points: the exact chain at m = 3 to 7 bits. Lines: the
+Plain sums of n standard normal products. Points: the exact chain at m = 3 to 6 bits. Lines: the
 limit of many bits, a diffusion (here at 16 bits; from 8 on nothing moves). Right: deviation of the
 chain from the limit, times 2^m: it stays bounded, so the law holds to order 2^-m.
 """
@@ -19,7 +19,7 @@ WIDTH = "text"
 PANELS = 2
 TALL = 1.15
 LIMIT = 16
-MARKERS = dict(zip(range(3, 8), "ov^sD", strict=True))
+MARKERS = dict(zip(range(3, 7), "ov^s", strict=True))
 
 
 def data(quick: bool) -> dict:

@@ -70,7 +70,7 @@ def test_a_missing_optional_input_is_left_out(monkeypatch, tmp_path):
     rows = (style.RESULTS / knee.PAPER / "ablations.jsonl").read_bytes()
     (folder / "ablations.jsonl").write_bytes(rows)
     monkeypatch.setattr(style, "RESULTS", tmp_path)
-    monkeypatch.setattr(knee, "_longest", lambda model: 64)
+    monkeypatch.setattr(knee, "_forward_sums", lambda model: [64])
     sidecar = style.make(knee, True, tmp_path / "out").with_suffix(".json")
     assert json.loads(sidecar.read_text())["inputs"].keys() == {"ablations.jsonl"}
 
