@@ -32,7 +32,6 @@ RECIPE = "sakr2019accumulation"
 SHAPES = {"resnet18": (224, 224, 3), "alexnet": (224, 224, 3)}  # ImageNet; the others: the data's
 BATCHES = {"resnet18": 256, "alexnet": 256}
 _BITS = ("published", "exact", "published_chunked", "exact_chunked")
-PRODUCT_BITS = 5  # mantissa bits of a product of two (1,5,2) numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class Options:
     """Images for --measure, and the shape of the input of models that are not ImageNet's."""
     data_dir: Path | None = None
     out: Path | None = None
-    """Also write the rows to this file (JSON); train.py sakr2019accumulation --nonzero reads it."""
+    """Also write the rows to this file (JSON)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +184,6 @@ def _advice(options: Options, gemm) -> Advice:
     nonzero = 1.0 if gemm.nonzero is None else gemm.nonzero.product
     ask = functools.partial(
         mantissa_bits, gemm.k, nonzero=max(nonzero, 1 / gemm.k), rounding=options.rounding,
-        product_bits=PRODUCT_BITS,
     )  # fmt: skip
     chunk = min(options.chunk, gemm.k)
     return Advice(

@@ -138,8 +138,8 @@ def _rows(path: Path) -> list[dict]:
     rows = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            row = json.loads(line)
-            rows.append({**row, "variant": row["variant"], "seed": row["seed"]})
+            rows.append(json.loads(line))
+            _ = rows[-1]["variant"], rows[-1]["seed"], rows[-1]["recipe"]  # by these it is found
         except (ValueError, TypeError, KeyError):
             raise ValueError(
                 f"line {number} of {path} is no row of a sweep: repair the file, or choose"

@@ -129,9 +129,10 @@ def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
     )
     recipe = module.recipe(options)
     for key in run.with_:
-        if not recipes.get(key).recipe().places():
+        other = recipes.get(key).recipe()
+        if not other.places():
             raise ValueError(f"--with {key} fills no place of the training step: leave it out")
-        recipe = merge(recipe, recipes.get(key).recipe())
+        recipe = merge(recipe, other)
     recipe = _changed(recipe, run)
     dataset = load(recipe.data, run.data_dir)
     folder = _folder(run, recipe.key)

@@ -36,8 +36,8 @@ def mantissa_bits(
       chunk: products per chunk, at most n; None for one plain sum.
       nonzero: share of the products that are not zero, in (0, 1].
       rounding: of each addition; the published formula knows no rounding.
-      product_bits: stored mantissa bits of a product; the exact theory needs none, because
-        products with a smooth law behave alike.
+      product_bits: stored mantissa bits of a product, 5 for two (1,5,2) numbers; the exact theory
+        needs none, because products with a smooth law behave alike.
 
     Raises:
       ValueError: an argument out of range, or an unknown theory.

@@ -44,11 +44,10 @@ class Hook:
 class RandomHook(nnx.Module):
     """A `Hook` that draws random bits."""
 
-    def __init__(self, name: str, config: DotConfig, path: str):
-        """`path` is the layer's, folded into its key."""
+    def __init__(self, name: str, config: DotConfig):
+        """The key is zero until `set_keys` gives it one, by the layer's path."""
         self.name = name
         self.config = config
-        self.path = path
         self.key = RoundingKey(jnp.zeros(2, jnp.uint32))
 
     def __call__(self, lhs, rhs, *args, **kwargs):

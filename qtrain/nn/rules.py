@@ -51,14 +51,14 @@ def quantize_model(model: Model, rules: Sequence[Rule]) -> Model:
     for path, (module, name) in layers.items():
         match = next((r for r in rules if re.fullmatch(r.path, path)), None)
         if match is not None:
-            setattr(module, name, _hook(name, match.config, path))
+            setattr(module, name, _hook(name, match.config))
     return model
 
 
-def _hook(name: str, config: DotConfig, path: str):
+def _hook(name: str, config: DotConfig):
     """Static where it can be; nnx must be told, since lax's own function is static."""
     if config.needs_key:
-        return nnx.data(RandomHook(name, config, path))
+        return nnx.data(RandomHook(name, config))
     return nnx.static(Hook(name, config))
 
 

@@ -21,15 +21,13 @@ import dataclasses
 from typing import Literal
 
 from qtrain.ops import Accumulator
+from qtrain.ops.config import Rounding
 from qtrain.quantize import Cast
 from qtrain.recipes.base import FIRST, LAST, At, Error, LossScale, Recipe
 from qtrain.recipes.layers import GEMMS, Gemm, Layer
 from theory import requirement
 
 FP8, FP16 = "e5m2", "e6m9"
-PRODUCT_BITS = 5  # stored mantissa bits of a product of two (1,5,2) numbers
-
-Rounding = Literal["nearest", "stochastic", "toward_zero", "align"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ class Predicted:
         if bits is None:
             bits = requirement.mantissa_bits(
                 length, theory=self.theory, chunk=chunk, nonzero=self._nonzero(layer.path, gemm),
-                rounding=self.rounding, product_bits=PRODUCT_BITS,
+                rounding=self.rounding,
             )  # fmt: skip
         bits = min(max(bits + self.perturb, 1), 21)  # 21: what a rounded sum may have at most
         return Accumulator(f"e6m{bits}", chunk=chunk, rounding=self.rounding)

@@ -20,6 +20,7 @@ import dataclasses
 from typing import Literal
 
 from qtrain.ops import Accumulator
+from qtrain.ops.config import Rounding
 from qtrain.quantize import Cast
 from qtrain.recipes.base import (
     FIRST,
@@ -44,7 +45,7 @@ class Accumulate:
     """Format of every partial sum; "none" leaves sums to float32 hardware order."""
     chunk: int | None = 64
     """Products per chunk; 1 (or None) is the plain sum that swamping hurts."""
-    rounding: Literal["nearest", "stochastic", "toward_zero", "align"] = "nearest"
+    rounding: Rounding = "nearest"
     """How each addition is rounded."""
 
 
