@@ -56,25 +56,33 @@ class Checkpoints:
             if path.exists():
                 self._clear(path)
             partial.rename(path)
-            mine = [old for old in self._steps() if old <= step and self._is_mine(old)]
+            mine = [old for old in self.steps() if old <= step and self._is_mine(old)]
             for old in mine[self._keep :]:
                 _remove(self._path(old))
         return path
 
-    def restore(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
+    def restore(
+        self, template: Any, warn: Callable[[str], None], *, recorded: int | None = None
+    ) -> tuple[int, Any] | None:
         """The newest good checkpoint's step and state, or None if the folder holds none.
 
-        `template` gives shapes, dtypes and shardings. Each checkpoint that is passed over is
-        named by a call of `warn`.
+        `template` gives shapes, dtypes and shardings. `recorded` is the last step of which the
+        run has metrics: a later checkpoint would leave a gap in them. Each checkpoint that is
+        passed over is named by a call of `warn`.
 
         Raises:
           ValueError: every checkpoint is bad, or of another configuration (all fields named).
         """
-        steps = self._steps()
+        steps = self.steps()
+        faults = []
         others: dict[Path, str] = {}  # of another configuration -> the fields that differ
         for step in steps:
             path = self._path(step)
-            if (fault := _fault(path)) is not None:
+            fault = _fault(path)
+            if fault is None and recorded is not None and step > recorded:
+                fault = f"the metrics of the run end at step {recorded}"
+            if fault is not None:
+                faults.append(f"{path}: {fault}")
                 warn(f"checkpoint {path} refused: {fault}")
                 continue
             stored = self._items.restore(path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
@@ -93,15 +101,15 @@ class Checkpoints:
             )
         if steps:
             raise ValueError(
-                f"no usable checkpoint in {self.folder}; choose another --out to start anew"
+                f"no usable checkpoint ({'; '.join(faults)}); choose another --out to start anew"
             )
         return None
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
 
-    def _steps(self) -> list[int]:
-        """Steps with a folder of their own, newest first."""
+    def steps(self) -> list[int]:
+        """Steps with a folder of their own, good or not, newest first."""
         if not self.folder.is_dir():
             return []
         names = (p.name for p in self.folder.iterdir() if p.is_dir())

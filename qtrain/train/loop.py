@@ -25,7 +25,7 @@ from qtrain.train.checkpoint import Checkpoints
 from qtrain.train.data import Dataset, order
 from qtrain.train.interrupt import Interrupt
 from qtrain.train.progress import Bar
-from qtrain.train.state import create
+from qtrain.train.state import State, create
 from qtrain.train.step import PLACES, eval_step, train_step
 
 EVAL_BATCH = 500
@@ -143,7 +143,7 @@ class _Run:
         )  # fmt: skip
         found = None
         if self.settings.resume:
-            found = self.checkpoints.restore(self.state, self.bar.say)
+            found = self._restore(folder / metrics.NAME)
             at = f"step {found[0]}" if found else "the start: no checkpoint was saved yet"
             self.bar.say(f"{self.recipe.key}: resuming from {at}")
         self.step = 0
@@ -155,6 +155,13 @@ class _Run:
             keep_to=None if found is None else self.step,
             header=metrics.provenance(config),
         )
+
+    def _restore(self, record: Path) -> tuple[int, State] | None:
+        """Step and state of the newest checkpoint that the metrics reach."""
+        if not self.checkpoints.steps():
+            return None
+        recorded = metrics.recorded(record, epoch=self.epoch, steps=self.steps)
+        return self.checkpoints.restore(self.state, self.bar.say, recorded=recorded)
 
     def compile(self) -> None:
         """Compiles the step ahead of time, so that its time is no part of the first step's."""

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 
 NAME = "metrics.jsonl"
+REMEDY = "put the run's own file back, or choose another --out to start anew"
 
 
 class Writer:
@@ -65,11 +66,44 @@ class Writer:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics file; a last line that a crash cut off is left out."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """The rows of a metrics file; a last line that a crash cut off is left out.
+
+    Raises:
+      ValueError: another line is no row; names it.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                row = json.loads(line)
+                _ = row["kind"], row["step"]
+            except (ValueError, TypeError, KeyError):
+                raise ValueError(
+                    f"line {number} of {path} is no row of metrics; {REMEDY}"
+                ) from None
+            yield row
+
+
+def recorded(path: Path, *, epoch: int, steps: int) -> int:
+    """The last step up to which the file has every row of training and evaluation.
+
+    Evaluations are due every `epoch` steps and after step `steps`.
+
+    Raises:
+      ValueError: there is no such file, it has no first row, or a line of it is no row.
+    """
+    if not path.exists():
+        raise ValueError(f"cannot resume: {path} is missing; {REMEDY}")
+    done = {(row["kind"], row["step"]) for row in read(path)}
+    if ("run", 0) not in done:
+        raise ValueError(f"cannot resume: {path} is empty or has no first row; {REMEDY}")
+    step = 0
+    while ("train", step + 1) in done:
+        step += 1
+        if (step % epoch == 0 or step == steps) and ("eval", step) not in done:
+            return step - 1
+    return step
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -98,10 +98,19 @@ def test_damage_is_named_and_the_previous_one_used(run, damage):
     assert str(run.folder / "20") in warnings[0]
 
 
+def test_a_checkpoint_beyond_the_metrics_is_passed_over(run):
+    """Kills: checkpoint.py: `step > recorded` -> `False`."""
+    lines = []
+    assert run.restore(_state(0), lines.append, recorded=19)[0] == 10
+    assert "20 refused: the metrics of the run end at step 19" in lines[0]
+    with pytest.raises(ValueError, match=r"no usable checkpoint .*/10: the metrics .* at step 9"):
+        run.restore(_state(0), lines.append, recorded=9)
+
+
 def test_only_bad_checkpoints_is_an_error(run):
     _truncate(run.folder / "10")
     _lose_the_seal(run.folder / "20")
-    with pytest.raises(ValueError, match="no usable checkpoint"):
+    with pytest.raises(ValueError, match=r"no usable checkpoint"):
         _restore(run)
 
 

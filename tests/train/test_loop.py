@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import jax
@@ -120,6 +121,28 @@ def test_resume_with_other_settings(whole):
             tiny.dataset(),
             Settings(folder=whole.folder, seed=3, resume=True, quiet=True),
         )
+
+
+@pytest.mark.parametrize("lost", [None, "", "tail"], ids=["missing", "empty", "tail"])
+def test_resume_without_the_metrics(whole, tmp_path, capsys, lost):
+    """A record that is gone is refused; one whose end is gone is trained again from where it is.
+
+    Kills: loop.py: `recorded=recorded` left out, which leaves a gap.
+    """
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    record = folder / metrics.NAME
+    text = record.read_text().splitlines(keepends=True)
+    settings = Settings(folder=folder, resume=True)
+    if lost == "tail":
+        record.write_text("".join(text[:10]))  # to step 7; checkpoints of steps 6 and 12
+        fit(tiny.fp8(), tiny.dataset(), settings)
+        assert "12 refused: the metrics of the run end at step 7" in capsys.readouterr().out
+        assert lines(folder) == lines(whole.folder)
+        return
+    record.unlink() if lost is None else record.write_text(lost)
+    with pytest.raises(ValueError, match=r"cannot resume: .*metrics\.jsonl is (missing|empty)"):
+        fit(tiny.fp8(), tiny.dataset(), settings)
 
 
 def test_resume_of_nothing_starts_anew(tmp_path, capsys):
