@@ -45,8 +45,12 @@ def accumulate(
       index: uint32 (B, M, N), names the outputs for the random bits; default row-major.
 
     Raises:
+      TypeError: an operand is not float32.
       ValueError: chunk longer than K, or no key for stochastic rounding.
     """
+    for x in (lhs, rhs):
+        if x.dtype != jnp.float32:
+            raise TypeError(f"cannot accumulate {x.dtype} operands: cast them to float32 first")
     (batch, m, k), n = lhs.shape, rhs.shape[2]
     if accum.chunk is not None and accum.chunk > max(k, 1):
         raise ValueError(
@@ -88,6 +92,18 @@ def _without_single_chunks(accum: Accumulator) -> Accumulator:
     if accum.chunk != 1 or not plain or accum.intra not in (None, accum.fmt):
         return accum
     return dataclasses.replace(accum, chunk=None, product=accum.fmt)
+
+
+def to_float32(x: jax.Array) -> jax.Array:
+    """An operand as the rounded sums carry it.
+
+    Raises:
+      TypeError: not a real float, so that float32 would not hold its values, nor the
+        operand's dtype the sums.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"cannot accumulate {x.dtype} operands: cast them to float32 first")
+    return x.astype(jnp.float32)
 
 
 def rounding_bits(words: jax.Array, level: int, step, output, nbits: int) -> jax.Array:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qtrain.ops.accumulate import accumulate
+from qtrain.ops.accumulate import accumulate, to_float32
 from qtrain.ops.config import Accumulator, DotConfig
 from qtrain.ops.dot import has_gemm_settings, quantize, role_keys
 from qtrain.ops.operands import extent
@@ -154,7 +154,9 @@ def _conv_bwd(config, window, residuals, error):
     x, w, keys = residuals
     _, pull = jax.vjp(window.plain, x, w)
     for_dgrad = quantize(config.dgrad, error, keys["dgrad"])
-    for_wgrad = quantize(config.wgrad, error, keys["wgrad"])
+    for_wgrad = for_dgrad
+    if config.wgrad != config.dgrad:
+        for_wgrad = quantize(config.wgrad, error, keys["wgrad"])
     if config.input_grad is None:
         dx = pull(for_dgrad)[0]
     else:
@@ -190,7 +192,7 @@ def _accumulate_conv(x, w, window: _Window, accum, key):
     Goes through a few images at a time: patches take as much memory as the kernel has
     offsets times the images, and a tile of them stays in cache.
     """
-    x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+    x, w = to_float32(x), to_float32(w)
     out = jax.eval_shape(window.plain, x, w).shape
     if math.prod(out) == 0:
         return jnp.zeros(out, jnp.float32)
@@ -223,7 +225,7 @@ def _weight_gradient(x, error, shape, window: _Window, accum: Accumulator, key):
     """(*kernel, Cin / groups, Cout), summed over (n, output pixel)."""
     if error.size == 0:
         return jnp.zeros(shape, jnp.float32)
-    x, error = x.astype(jnp.float32), error.astype(jnp.float32)
+    x, error = to_float32(x), to_float32(error)
     patches = _patches(x, shape[:-2], window, k_first=False)
     right = error.reshape(-1, window.groups, shape[-1] // window.groups)
     right = jnp.moveaxis(right, 1, 0)

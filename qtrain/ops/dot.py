@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from qtrain.ops.accumulate import accumulate
+from qtrain.ops import integer
+from qtrain.ops.accumulate import accumulate, to_float32
 from qtrain.ops.config import Accumulator, DotConfig, Quantizer
 from qtrain.quantize.bits import fold
 
@@ -39,6 +40,7 @@ def dot(
       key: PRNG key, needed if the config rounds stochastically.
 
     Raises:
+      TypeError: sums are rounded and an operand is not a float array.
       ValueError: operands are not matrices of matching shapes, both accum and config are
         given, a chunk is longer than its accumulation, or a needed key is missing.
     """
@@ -67,6 +69,7 @@ def dot_general(
     `dimension_numbers`; in the backward GEMMs, in the order of the operand's free ones.
     """
     keys = role_keys(config, key)
+    scales = _scales(config, lhs=lhs, rhs=rhs)
     lhs = quantize(config.lhs, lhs, keys["lhs"])
     rhs = quantize(config.rhs, rhs, keys["rhs"])
     (lc, rc), (lb, rb) = dimension_numbers
@@ -75,15 +78,12 @@ def dot_general(
     if not has_gemm_settings(config):
         return lax.dot_general(lhs, rhs, numbers, **settings)
     frozen = tuple(sorted(settings.items(), key=lambda item: item[0]))
-    return _dot(config, numbers, frozen, lhs, rhs, keys)
+    return _dot(config, numbers, frozen, lhs, rhs, keys, scales)
 
 
 def has_gemm_settings(config: DotConfig) -> bool:
     """Whether anything is asked for beyond the two forward operands."""
-    return any(
-        getattr(config, name) is not None
-        for name in ("dgrad", "wgrad", "forward", "input_grad", "weight_grad")
-    )
+    return config.integer or not config.parts().keys() <= {"lhs", "rhs"}
 
 
 def role_keys(config: DotConfig, key: jax.Array | None) -> dict[str, jax.Array | None]:
@@ -103,53 +103,84 @@ def quantize(quantizer: Quantizer | None, x: jax.Array, key: jax.Array | None) -
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _dot(config: DotConfig, numbers, settings, lhs, rhs, keys):
+def _dot(config: DotConfig, numbers, settings, lhs, rhs, keys, scales):
     plain: Callable = functools.partial(
         lax.dot_general, dimension_numbers=numbers, **dict(settings)
     )
-    if config.forward is None:
+    exact = _both(scales, "lhs", "rhs")
+    if config.forward is None and exact is None:
         return plain(lhs, rhs)
     out = jax.eval_shape(plain, lhs, rhs)
-    left, right = _canonical(lhs, rhs, numbers)
-    y = accumulate(_f32(left), _f32(right), config.forward, keys["forward"])
+    left, right = map(to_float32, _canonical(lhs, rhs, numbers))
+    y = _gemm(left, right, config.forward, keys["forward"], exact)
     return y.reshape(out.shape).astype(out.dtype)
 
 
-def _dot_fwd(config, numbers, settings, lhs, rhs, keys):
-    return _dot(config, numbers, settings, lhs, rhs, keys), (lhs, rhs, keys)
+def _dot_fwd(config, numbers, settings, lhs, rhs, keys, scales):
+    return _dot(config, numbers, settings, lhs, rhs, keys, scales), (lhs, rhs, keys, scales)
 
 
 def _dot_bwd(config, numbers, settings, residuals, error):
-    lhs, rhs, keys = residuals
+    lhs, rhs, keys, scales = residuals
+    scales = scales | _scales(config, dgrad=error, wgrad=error)
     plain: Callable = functools.partial(
         lax.dot_general, dimension_numbers=numbers, **dict(settings)
     )
     _, pull = jax.vjp(plain, lhs, rhs)
     canonical, restore = jax.vjp(lambda a, b: _canonical(a, b, numbers), lhs, rhs)
-    left, right = map(_f32, canonical)
+    left, right = map(to_float32, canonical)
     shape = (left.shape[0], left.shape[1], right.shape[2])
     for_dgrad = quantize(config.dgrad, error, keys["dgrad"])
-    for_wgrad = quantize(config.wgrad, error, keys["wgrad"])
-    if config.input_grad is None:
+    for_wgrad = for_dgrad
+    if config.wgrad != config.dgrad:
+        for_wgrad = quantize(config.wgrad, error, keys["wgrad"])
+    exact = _both(scales, "dgrad", "rhs")
+    if config.input_grad is None and exact is None:
         dlhs = pull(for_dgrad)[0]
     else:
-        e = _f32(for_dgrad.reshape(shape))
-        d = accumulate(e, jnp.swapaxes(right, 1, 2), config.input_grad, keys["input_grad"])
+        e = to_float32(for_dgrad.reshape(shape))
+        back = jnp.swapaxes(right, 1, 2)
+        d = _gemm(e, back, config.input_grad, keys["input_grad"], exact)
         dlhs = restore((d.astype(lhs.dtype), jnp.zeros_like(canonical[1])))[0]
-    if config.weight_grad is None:
+    exact = _both(scales, "lhs", "wgrad")
+    if config.weight_grad is None and exact is None:
         drhs = pull(for_wgrad)[1]
     else:
-        e = _f32(for_wgrad.reshape(shape))
-        d = accumulate(jnp.swapaxes(left, 1, 2), e, config.weight_grad, keys["weight_grad"])
+        e = to_float32(for_wgrad.reshape(shape))
+        back = jnp.swapaxes(left, 1, 2)
+        d = _gemm(back, e, config.weight_grad, keys["weight_grad"], exact)
         drhs = restore((jnp.zeros_like(canonical[0]), d.astype(rhs.dtype)))[1]
-    return dlhs, drhs, None
+    return dlhs, drhs, None, None
 
 
 _dot.defvjp(_dot_fwd, _dot_bwd)
 
 
-def _f32(x):
-    return x.astype(jnp.float32)
+def _scales(config: DotConfig, **operands) -> dict[str, jax.Array]:
+    """The scale of each given role that has a quantizer, if GEMMs are to be done in integers."""
+    if not config.integer:
+        return {}
+    chosen = {role: getattr(config, role) for role in operands}
+    for role, quantizer in chosen.items():
+        if quantizer is not None:
+            integer.check(role, quantizer)
+    return {
+        role: integer.scale_of(quantizer, operands[role])
+        for role, quantizer in chosen.items()
+        if quantizer is not None
+    }
+
+
+def _both(scales, left: str, right: str) -> tuple[jax.Array, jax.Array] | None:
+    """The scales of a GEMM's two operands, if both are integers."""
+    return (scales[left], scales[right]) if left in scales and right in scales else None
+
+
+def _gemm(a, b, accum: Accumulator | None, key, scales):
+    """(B, M, K) times (B, K, N) with rounded sums, or in integers."""
+    if accum is not None:
+        return accumulate(a, b, accum, key)
+    return integer.matmul(a, b, *scales)
 
 
 def _canonical(lhs, rhs, numbers):
