@@ -115,3 +115,19 @@ def test_batch_groups_are_refused():
         conv_general_dilated(
             x, w, (1, 1), "SAME", dimension_numbers=NHWC, batch_group_count=2, config=ALL
         )
+
+
+def test_empty_convolutions_and_strides_of_zero():
+    """No images, with chunks: no outputs and no gradient. Kills: conv.py: the early returns."""
+    sums = qt.Accumulator("e6m9", 4)
+    config = qt.DotConfig(forward=sums, input_grad=sums, weight_grad=sums)
+    x, w = jnp.zeros((0, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
+    y, back = jax.vjp(lambda x, w: qt.conv(x, w, config=config), x, w)
+    dx, dw = back(y)
+    assert y.shape == (0, 5, 5, 4)
+    assert dx.shape == x.shape
+    np.testing.assert_array_equal(dw, jnp.zeros_like(w))
+    assert qt.conv(jnp.ones((1, 5, 5, 2)), w[..., :0], config=config).shape == (1, 5, 5, 0)
+    for each in (config, qt.DotConfig()):
+        with pytest.raises(ValueError, match="strides must be at least 1"):
+            qt.conv(jnp.ones((1, 5, 5, 2)), w, strides=0, config=each)
