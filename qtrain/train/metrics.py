@@ -3,7 +3,8 @@
     {"kind": "run", "config": ..., "commit": ..., "versions": ..., "device": ..., "time": ...}
     {"kind": "train", "step": 1, "loss": ..., "accuracy": ..., ...}
     {"kind": "eval", "step": 62, "loss": ..., "accuracy": ...}
-    {"kind": "time", "step": 62, "seconds": ..., "steps": ...}
+    {"kind": "time", "step": 62, "seconds": ..., "steps": ...}    of the steps since the row before
+    {"kind": "stop", "step": 70, "place": ..., "loss": ...}       where a number was not finite
 
 Only the first row and the rows of kind "time" depend on the clock: without them, a run that was
 killed and resumed has the same bytes as one that was not.

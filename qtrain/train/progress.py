@@ -33,14 +33,12 @@ class Bar:
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[numbers]}"), console=console,
             )  # fmt: skip
-            self._task = self._live.add_task(name, total=total, numbers="compiling")
+            self._task = self._live.add_task(name, total=total, numbers="")
 
     def __enter__(self) -> Self:
         """Starts the live bar."""
         if self._live is not None:
             self._live.start()
-        else:
-            self.say(f"{self._name}  compiling")
         return self
 
     def __exit__(
@@ -52,6 +50,13 @@ class Bar:
         """Leaves the terminal as it was."""
         if self._live is not None:
             self._live.stop()
+
+    def compiling(self) -> None:
+        """Says what takes so long before the first step."""
+        if self._live is not None:
+            self._live.update(self._task, numbers="compiling")
+        else:
+            self.say(f"{self._name}  compiling")
 
     def start_at(self, step: int) -> None:
         """Starts the clock of the speed: `step` steps are done, the program is compiled."""

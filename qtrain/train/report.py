@@ -51,9 +51,9 @@ def outcome(recipe: Recipe, dataset: Dataset, results: Sequence[Result]) -> Tabl
         table.add_column(name, justify="left" if name == "run" else "right")
     for r in results:
         speed = "" if r.step_seconds is None else f"{1e3 * r.step_seconds:.1f}"
+        compiled = "" if r.compile_seconds is None else f"{r.compile_seconds:.1f} s"
         table.add_row(
-            r.key, f"{_percent(r):.2f} %", f"{r.loss:.4f}", speed,
-            f"{r.compile_seconds:.1f} s", str(r.skipped),
+            r.key, f"{_percent(r):.2f} %", f"{r.loss:.4f}", speed, compiled, str(r.skipped),
         )  # fmt: skip
     return table
 

@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from qtrain import models, optim
-from qtrain.nn import RoundingKey, quantize_model
+from qtrain.nn import RoundingKey, quantize_model, replace_batch_norms
 from qtrain.quantize import fold
 from qtrain.recipes.base import Momentum, Recipe
 from qtrain.recipes.layers import layers
@@ -54,6 +54,8 @@ def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Prog
     model = models.create(
         recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed)
     )
+    if recipe.norm is not None:
+        replace_batch_norms(model, recipe.norm)
     rules = recipe.rules(layers(model, (recipe.batch_size, *shape)))
     quantize_model(model, rules)
     model.eval()

@@ -38,7 +38,8 @@ def train_step(
 
     def scaled_loss(params):
         hooks = set_keys(program.hooks, key)
-        model = nnx.merge(program.train_graph, params, hooks, state.stats)
+        # a copy: what the model tracks is set inside the trace of the gradient
+        model = nnx.merge(program.train_graph, params, hooks, state.stats, copy=True)
         logits = model(normalize(images, program.mean, program.std))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         parts: Any = nnx.split(model, nnx.Param, RoundingKey, ...)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from train import tiny
 
 from qtrain.recipes.base import LossScale
-from qtrain.train import metrics
+from qtrain.train import loop, metrics
 from qtrain.train.loop import NotFinite, Settings, _Run, fit
 
 
@@ -90,7 +91,7 @@ def test_other_seed_other_bits(whole, tmp_path):
 def test_interrupt_and_resume(whole, tmp_path, monkeypatch, step):
     """Ctrl-C in an epoch or at its end, then --resume: same metrics, same state, bit for bit.
 
-    Kills: `index = self._order[place * size :` -> `index = self._order[0 :` in train/loop.py.
+    Kills: `self._order(epoch)[place * size :` -> `self._order(epoch)[0 :` in train/loop.py.
     """
     settings = Settings(folder=tmp_path, quiet=True)
     with monkeypatch.context() as patch:
@@ -105,12 +106,17 @@ def test_interrupt_and_resume(whole, tmp_path, monkeypatch, step):
 
 
 def test_resume_after_the_end(whole, tmp_path, monkeypatch):
-    """Nothing is trained and no row is added, but the accuracy is reported."""
+    """Nothing is compiled, trained or added, but accuracy and time per step are reported.
+
+    Kills: loop.py: `self._watch.resume(` left out; a step compiled that is not due.
+    """
+    monkeypatch.setattr(_Run, "compile", lambda run: pytest.fail("compiled"))
     settings = Settings(folder=whole.folder, resume=True, quiet=True)
     before = lines(whole.folder)
     again = fit(tiny.fp8(), tiny.dataset(), settings)
     assert again.accuracy == whole.accuracy
-    assert again.step_seconds is None
+    assert (again.step_seconds, again.skipped) == (whole.step_seconds, whole.skipped)
+    assert again.compile_seconds is None
     assert lines(whole.folder) == before
 
 
@@ -153,12 +159,19 @@ def test_resume_of_nothing_starts_anew(tmp_path, capsys):
 def test_a_loss_that_is_not_finite_stops(tmp_path):
     with pytest.raises(NotFinite, match=r"^step \d+ of float32: .* not finite .*--optimizer\.lr"):
         fit(tiny.diverging(), tiny.dataset(), Settings(folder=tmp_path, quiet=True))
-    assert rows(tmp_path, "stop")[0]["place"] in (
-        "outputs of the model",
-        "loss",
-        "gradients",
-        "weights",
-    )
+    stop = rows(tmp_path, "stop")[0]
+    assert stop["place"] in ("outputs of the model", "loss", "gradients", "weights")
+
+
+def test_a_test_loss_that_is_not_finite_stops(tmp_path, monkeypatch):
+    """Weights and training losses are finite, a test image is not classified.
+
+    Kills: loop.py: `_stop(self.step, "test loss"` raises without writing a row.
+    """
+    monkeypatch.setattr(loop, "evaluate", lambda *_: (float("nan"), 0.0))
+    with pytest.raises(NotFinite, match=r"^step 2 of float32: test loss not finite \(nan\); try a"):
+        fit(tiny.float32(), tiny.dataset(), Settings(folder=tmp_path, steps=2, quiet=True))
+    assert [(r["step"], r["place"]) for r in rows(tmp_path, "stop")] == [(2, "test loss")]
 
 
 def test_a_hopeless_loss_scale_stops(tmp_path):
@@ -167,6 +180,7 @@ def test_a_hopeless_loss_scale_stops(tmp_path):
         NotFinite, match=r"gradients not finite in 50 steps in a row at loss scale 3e\+38"
     ):
         fit(recipe, tiny.dataset(), Settings(folder=tmp_path, quiet=True))
+    assert [r["place"] for r in rows(tmp_path, "stop")] == ["gradients"]
 
 
 def test_a_dynamic_loss_scale_recovers(tmp_path):
@@ -177,6 +191,23 @@ def test_a_dynamic_loss_scale_recovers(tmp_path):
     assert 0 < result.skipped < 40
     assert steps[-1]["loss_scale"] == 2.0 ** (40 - result.skipped)
     assert steps[result.skipped]["loss"] != steps[-1]["loss"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_sync_at_the_same_steps(monkeypatch, processes):
+    """Their clocks differ: one that met a broken step alone would leave the other waiting.
+
+    Kills: loop.py: `if jax.process_count() > 1` -> `if False` in `_sync_due`.
+    """
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    late, early = SimpleNamespace(running=lambda: 9.0), SimpleNamespace(running=lambda: 0.0)
+    for watch in (late, early):
+        runs = [SimpleNamespace(step=step, _watch=watch) for step in range(1, 25)]
+        due = [run.step for run in runs if _Run._sync_due(run)]
+        if processes == 1:
+            assert due == (list(range(1, 25)) if watch is late else [])
+        else:
+            assert due == [8, 16, 24]
 
 
 def test_batch_larger_than_the_data(tmp_path):
