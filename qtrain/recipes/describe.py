@@ -43,6 +43,7 @@ def _accumulator(accum: Accumulator) -> str:
     parts = [_with_rounding(accum.fmt, accum.rounding)]
     parts += [] if accum.chunk is None else [f"chunk {accum.chunk}"]
     parts += [] if accum.intra is None else [f"{accum.intra} inside"]
+    parts += [] if accum.product is None else [f"{accum.product} products"]
     parts += [] if accum.fused is None else [f"{accum.fused} products fused"]
     return ", ".join(parts)
 

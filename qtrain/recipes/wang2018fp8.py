@@ -47,6 +47,10 @@ class Accumulate:
     """Products per chunk; 1 (or None) is the plain sum that swamping hurts."""
     rounding: Rounding = "nearest"
     """How each addition is rounded."""
+    intra: str | None = None
+    """Format of the sums inside a chunk, where it differs from fmt."""
+    product: str | None = None
+    """Format that each product is rounded to before it is added; None keeps it exact."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +75,9 @@ class Options:
     """Format of the image that enters the first layer: fp16, fp8 (= --operand), or any name."""
     last_layer: str = "fp16"
     """Format of the last layer's operands: fp16, fp8 (= --operand), or any name."""
-    loss_scale: float | Literal["dynamic"] = 1000.0
-    """Constant factor on the loss, or "dynamic": halved on overflow, doubled after a quiet time."""
+    loss_scale: float | Literal["dynamic", "none"] = 1000.0
+    """Constant factor on the loss; "dynamic": halved on overflow, doubled after a quiet time;
+    "none": no factor, and a gradient that is not finite ends the run instead of being skipped."""
 
 
 ABLATIONS = {  # [wang2018fp8, Figs. 1, 4, 5 and Tables 3, 4], for scripts/sweep.py
@@ -109,7 +114,7 @@ def _cast(fmt: str) -> Cast | None:
 def _accumulator(options: Accumulate) -> tuple[At, ...] | None:
     if options.fmt == NONE:
         return None
-    accum = Accumulator(options.fmt, chunk=options.chunk, rounding=options.rounding)
+    accum = Accumulator(**dataclasses.asdict(options))
     return (At(".*", Accumulators(forward=accum, input_grad=accum, weight_grad=accum)),)
 
 
@@ -117,9 +122,13 @@ def _update(options: UpdateOptions) -> Update | None:
     return None if options.fmt == NONE else Update(fmt=options.fmt, rounding=options.rounding)
 
 
-def _loss_scale(scale: float | str) -> LossScale:
+def _loss_scale(scale: float | str) -> LossScale | None:
+    if scale == NONE:
+        return None
     if scale == "dynamic":
         return LossScale(init=2.0**16, dynamic=True)
     if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
-        raise ValueError(f"loss_scale must be a positive number or 'dynamic', not {scale!r}")
+        raise ValueError(
+            f"loss_scale must be a positive number, 'dynamic' or 'none', not {scale!r}"
+        )
     return LossScale(init=float(scale))

@@ -42,6 +42,7 @@ def test_the_paper_layer_by_layer():
     assert (middle.lhs, middle.rhs, middle.dgrad, middle.wgrad) == (FP8, FP8, FP8, FP8)
     assert (last.lhs, last.rhs, last.dgrad, last.wgrad) == (FP16, FP16, FP16, FP16)
     assert middle.forward == middle.weight_grad == qt.Accumulator("e6m9", chunk=64)
+    assert middle.input_grad == middle.forward
     assert first.forward == qt.Accumulator("e6m9", chunk=9)  # a shorter sum is one chunk
     assert recipe.update == Update(fmt="e6m9", rounding="stochastic")
     assert recipe.loss_scale == LossScale(init=1000.0)
@@ -53,12 +54,18 @@ def test_the_paper_layer_by_layer():
         ({}, "accumulator", "e6m9, chunk 64"),
         ({"accumulate": wang2018fp8.Accumulate(chunk=1)}, "accumulator", "e6m9, chunk 1"),
         ({"accumulate": wang2018fp8.Accumulate(fmt="none")}, "accumulator", "float32"),
+        (
+            {"accumulate": wang2018fp8.Accumulate(intra="e6m5", product="e5m4")},
+            "accumulator",
+            "e6m9, chunk 64, e6m5 inside, e5m4 products",
+        ),
         ({"update": wang2018fp8.UpdateOptions(rounding="nearest")}, "update", "e6m9"),
         ({"last_layer": "fp8"}, "weight", "e5m2"),
         ({"last_layer": "none"}, "weight", "e5m2; last layer float32"),
         ({"first_layer": "bfloat16"}, "activation", "e5m2; last layer e6m9; first layer bfloat16"),
         ({"operand": "none"}, "error", "float32; last layer e6m9"),
         ({"loss_scale": "dynamic"}, "loss_scale", "65536, dynamic"),
+        ({"loss_scale": "none"}, "loss_scale", "float32"),
     ],
 )
 def test_each_ingredient_is_one_option(options, place, text):
