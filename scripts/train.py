@@ -3,6 +3,7 @@
     python scripts/train.py wang2018fp8                          # everything as in the paper
     python scripts/train.py wang2018fp8 --accumulate.chunk 1     # without chunks
     python scripts/train.py wang2018fp8 --update.rounding nearest --epochs 2
+    python scripts/train.py wang2018fp8 --optimizer adam --optimizer.lr 2e-3
     python scripts/train.py wang2018fp8 --model resnet20 --data cifar10 --data-dir DIR
     python scripts/train.py wang2018fp8 --resume                 # go on where the last run stopped
     python scripts/train.py wang2018fp8 --mesh data=8            # eight devices
@@ -21,22 +22,29 @@ keep_freed_pages()  # before JAX allocates anything
 import dataclasses  # noqa: E402
 import shlex  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
+from typing import Annotated, Any, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
 from qtrain import recipes  # noqa: E402
 
 RUNS = Path("runs")
+CHANGES = ("model", "data", "epochs", "batch_size")  # fields of a recipe that are flags as well
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """SGD with momentum; what is left out is the recipe's."""
+    """Settings of the optimizer; what is left out is the recipe's."""
 
     lr: float | None = None
     momentum: float | None = None
+    """Of --optimizer momentum alone."""
+    b1: float | None = None
+    """Of --optimizer adam alone, as are b2 and eps."""
+    b2: float | None = None
+    eps: float | None = None
     weight_decay: float | None = None
+    """momentum: added to the gradient; adam: apart from it, times the learning rate."""
     schedule: str | None = None
     """constant, or cosine: down to zero at the last step."""
 
@@ -53,6 +61,8 @@ class Run:
     """Folder of the data sets that do not come with qtrain; default $QTRAIN_DATA."""
     epochs: int | None = None
     batch_size: int | None = None
+    method: Annotated[Literal["momentum", "adam"] | None, tyro.conf.arg(name="optimizer")] = None
+    """SGD with momentum, or Adam."""
     optimizer: Optimizer = Optimizer()
     steps: int | None = None
     """Stop after so many steps instead of after the epochs."""
@@ -107,9 +117,21 @@ def _parse(module: Any, argv: list[str]) -> tuple[Any, Run]:
         frozen=True,
     )
     found = tyro.cli(
-        command, args=argv[1:], prog=f"train.py {argv[0]}", description=module.__doc__,
+        command, args=_flags(argv[1:]), prog=f"train.py {argv[0]}", description=module.__doc__,
     )  # fmt: skip
     return found.options, found.run
+
+
+def _flags(words: list[str]) -> list[str]:
+    """`--name true` and `--name false` as tyro spells them: --name and --no-name."""
+    out: list[str] = []
+    for word in words:
+        if word in ("true", "false") and out and out[-1].startswith("--"):
+            group, dot, name = out.pop().removeprefix("--").rpartition(".")
+            out.append(f"--{group}{dot}{'no-' if word == 'false' else ''}{name}")
+        else:
+            out.append(word)
+    return out
 
 
 def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
@@ -157,11 +179,25 @@ def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
 
 def _changed(recipe: Any, run: Run) -> Any:
     """The recipe with what the command line says about model, data and schedule."""
-    given = lambda x: {k: v for k, v in dataclasses.asdict(x).items() if v is not None}  # noqa: E731
-    optimizer = dataclasses.replace(recipe.optimizer, **given(run.optimizer))
-    names = ("model", "data", "epochs", "batch_size")
-    changes = {name: value for name, value in given(run).items() if name in names}
-    return dataclasses.replace(recipe, optimizer=optimizer, **changes)
+    changes = {name: v for name in CHANGES if (v := getattr(run, name)) is not None}
+    return dataclasses.replace(recipe, optimizer=_optimizer(recipe.optimizer, run), **changes)
+
+
+def _optimizer(settings: Any, run: Run) -> Any:
+    """The recipe's optimizer, or the one chosen instead, with the given settings changed."""
+    from qtrain.recipes.base import Adam, Momentum
+
+    kinds = {"momentum": Momentum, "adam": Adam}
+    name = run.method or next(n for n, kind in kinds.items() if isinstance(settings, kind))
+    if not isinstance(settings, kinds[name]):
+        settings = kinds[name]()
+    given = {k: v for k, v in dataclasses.asdict(run.optimizer).items() if v is not None}
+    known = [field.name for field in dataclasses.fields(settings)]
+    if unknown := [k for k in given if k not in known]:
+        raise ValueError(
+            f"--optimizer.{unknown[0]} is no setting of {name}: it has {', '.join(known)}"
+        )
+    return dataclasses.replace(settings, **given)
 
 
 def _folder(run: Run, key: str) -> Path:

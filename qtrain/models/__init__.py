@@ -10,18 +10,28 @@ from flax import nnx
 from qtrain.models.alexnet import AlexNet
 from qtrain.models.mlp import Mlp
 from qtrain.models.resnet import CifarResNet, ResNet18
-from qtrain.models.small_cnn import SmallCnn
+from qtrain.models.small_cnn import SmallCnn, SmallCnnBn
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": Mlp,
     "small_cnn": SmallCnn,
+    "small_cnn_bn": SmallCnnBn,
     "resnet20": lambda **settings: CifarResNet(depth=20, **settings),
     "resnet32": lambda **settings: CifarResNet(depth=32, **settings),
     "resnet18": ResNet18,
     "alexnet": AlexNet,
 }
 
-__all__ = ["MODELS", "AlexNet", "CifarResNet", "Mlp", "ResNet18", "SmallCnn", "create"]
+__all__ = [
+    "MODELS",
+    "AlexNet",
+    "CifarResNet",
+    "Mlp",
+    "ResNet18",
+    "SmallCnn",
+    "SmallCnnBn",
+    "create",
+]
 
 
 def create(

@@ -1,15 +1,17 @@
 """What quantize_model puts into nnx's own hooks: a layer's dot_general or convolution.
 
-A hook without random bits is a frozen, hashable callable: part of the graph definition, so
-equal configs share a compilation. One that draws random bits is a small module with one
-variable, its key, which the training step sets anew each time.
+A hook without random bits or state is a frozen, hashable callable: part of the graph
+definition, so equal configs share a compilation. One that draws random bits is a small module
+with a variable, its key, which the training step sets anew each time. A quantizer that keeps
+state, such as a running range, has a `module` method: the hook holds the nnx module that it
+returns, and calls that on the operand.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -41,19 +43,42 @@ class Hook:
         return HOOKS[self.name](lhs, rhs, *args, config=self.config, **kwargs)
 
 
-class RandomHook(nnx.Module):
-    """A `Hook` that draws random bits."""
+class ModuleHook(nnx.Module):
+    """A `Hook` that draws random bits, or whose quantizers keep state."""
 
     def __init__(self, name: str, config: DotConfig):
         """The key is zero until `set_keys` gives it one, by the layer's path."""
         self.name = name
         self.config = config
-        self.key = RoundingKey(jnp.zeros(2, jnp.uint32))
+        self.lhs, self.rhs = module_of(config.lhs), module_of(config.rhs)
+        if config.needs_key:
+            self.key = RoundingKey(jnp.zeros(2, jnp.uint32))
 
     def __call__(self, lhs, rhs, *args, **kwargs):
         """The op on an activation and a kernel."""
-        key = jax.random.wrap_key_data(self.key[...], impl="threefry2x32")
-        return HOOKS[self.name](lhs, rhs, *args, config=self.config, key=key, **kwargs)
+        config, key = self.config, None
+        if config.needs_key:
+            key = jax.random.wrap_key_data(self.key[...], impl="threefry2x32")
+        role = lambda name: None if key is None else fold(key, name)  # noqa: E731
+        if self.lhs is not None:
+            lhs, config = self.lhs(lhs, role("lhs")), dataclasses.replace(config, lhs=None)
+        if self.rhs is not None:
+            rhs, config = self.rhs(rhs, role("rhs")), dataclasses.replace(config, rhs=None)
+        return HOOKS[self.name](lhs, rhs, *args, config=config, key=key, **kwargs)
+
+
+def module_of(quantizer: Any) -> nnx.Module | None:
+    """The state of a quantizer that keeps some: what its `module` method makes."""
+    return quantizer.module() if hasattr(quantizer, "module") else None
+
+
+def hook(name: str, config: DotConfig) -> Any:
+    """What to set as a layer's attribute `name`; static where it can be, and nnx must be told,
+    since lax's own function is static.
+    """
+    if config.needs_key or any(hasattr(q, "module") for q in (config.lhs, config.rhs)):
+        return nnx.data(ModuleHook(name, config))
+    return nnx.static(Hook(name, config))
 
 
 def set_keys(model: Tree, step_key: jax.Array) -> Tree:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from flax import nnx
 
-from qtrain.nn.hooks import HOOKS, Hook, RandomHook
+from qtrain.nn.hooks import HOOKS, hook
 from qtrain.ops import DotConfig
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -51,15 +51,8 @@ def quantize_model(model: Model, rules: Sequence[Rule]) -> Model:
     for path, (module, name) in layers.items():
         match = next((r for r in rules if re.fullmatch(r.path, path)), None)
         if match is not None:
-            setattr(module, name, _hook(name, match.config))
+            setattr(module, name, hook(name, match.config))
     return model
-
-
-def _hook(name: str, config: DotConfig):
-    """Static where it can be; nnx must be told, since lax's own function is static."""
-    if config.needs_key:
-        return nnx.data(RandomHook(name, config))
-    return nnx.static(Hook(name, config))
 
 
 def paths(model: nnx.Module) -> tuple[str, ...]:

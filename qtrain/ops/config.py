@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from qtrain import formats
 
@@ -109,7 +109,9 @@ class DotConfig:
 
     The quantized lhs and rhs are also what the backward GEMMs see. `dgrad` and `wgrad`
     quantize the error (the output's cotangent) for the input-gradient and the
-    weight-gradient GEMM; equal deterministic ones are computed once.
+    weight-gradient GEMM; equal ones round once, by the random bits of `dgrad`. `integer`
+    applies to each GEMM of `dot` that has no accumulator and both of whose operands have a
+    quantizer: see `integer.check` for what that must be. Convolutions ignore it.
     """
 
     lhs: Quantizer | None = None  # activation
@@ -119,9 +121,14 @@ class DotConfig:
     forward: Accumulator | None = None
     input_grad: Accumulator | None = None
     weight_grad: Accumulator | None = None
+    integer: bool = False  # dot: GEMMs without accumulator in int8 x int8 -> int32
 
     @property
     def needs_key(self) -> bool:
         """Whether any part draws random bits, so that a call needs a key."""
-        parts = (getattr(self, f.name) for f in dataclasses.fields(self))
-        return any(p is not None and p.needs_key for p in parts)
+        return any(part.needs_key for part in self.parts().values())
+
+    def parts(self) -> dict[str, Any]:
+        """What is not None of the four quantizers and the three accumulators, by name."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in found.items() if k != "integer" and v is not None}

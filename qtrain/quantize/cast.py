@@ -74,7 +74,12 @@ def cast_with_bits(x, fmt: Format, rounding: Rounding, r, nbits: int, variant: V
         y = round_codebook(y, fmt, rounding, r, nbits, variant)
     elif not isinstance(fmt, Float):
         frac = 0 if isinstance(fmt, formats.Int) else fmt.frac
-        y = round_steps(y, frac, rounding, r, nbits, variant)
+        if frac == 0 and rounding == "nearest":
+            y = lax.round(y, lax.RoundingMethod.TO_NEAREST_EVEN)
+        elif frac == 0 and (rounding, nbits, variant) == ("stochastic", 24, "C"):
+            y = _stochastic_integer(y, r)
+        else:
+            y = round_steps(y, frac, rounding, r, nbits, variant)
         y = jnp.clip(y, np.float32(fmt.min), np.float32(fmt.max))
         y = jnp.where(y == 0, np.float32(0), y)  # one zero; XLA would simplify y + 0.0 to y
     elif fast := _fast(fmt, rounding, nbits, variant):
@@ -146,6 +151,22 @@ def _stochastic(x: jax.Array, fmt: Float, r: jax.Array) -> jax.Array:
     mask = np.uint32(0xFFFFFFFF << (23 - fmt.man) & 0xFFFFFFFF)
     truncated = jnp.minimum((aligned + r) & mask, INFINITY)
     return _finish(x, bits, _u32(_f32(truncated) - shift), fmt)
+
+
+def _stochastic_integer(x: jax.Array, r: jax.Array) -> jax.Array:
+    """To an integer, by 24 random bits: P3109 variant C in float instructions.
+
+    Adding 1/2 rounds a magnitude below it to a multiple of 2^-24, half to even, as variant C
+    does; from 1/2 up, float32 has no finer values. The rest is exact.
+    """
+    magnitude = jnp.abs(x)
+    shift = jnp.where(magnitude < 0.5, np.float32(0.5), np.float32(0))
+    magnitude = (magnitude + shift) - shift
+    down = jnp.floor(magnitude)
+    # a signed type: conversion from uint32 takes CPUs several instructions
+    random = r.astype(jnp.int32).astype(jnp.float32) * np.float32(2.0**-24)
+    up = random >= 1 - (magnitude - down)
+    return jnp.copysign(down + up.astype(jnp.float32), x)
 
 
 def _finish(x, bits, rounded, fmt: Float):

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-KEYS = ("wang2018fp8", "sakr2019accumulation", "float32")
+KEYS = ("wang2018fp8", "sakr2019accumulation", "banner2018scalable", "float32")
 
 
 def get(key: str) -> ModuleType:

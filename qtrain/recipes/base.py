@@ -12,14 +12,14 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from qtrain.nn import Rule
+from qtrain.nn import RangeNorm, Rule
 from qtrain.ops import Accumulator, DotConfig
 from qtrain.recipes.layers import GEMMS, Layer
 
 Quantizer = Any  # a frozen, hashable `(x, key=None) -> x`, see quantize.Cast
 
 FIRST, LAST = "<first>", "<last>"  # the layer that is called first / last, whatever its name
-PLACES = ("weight", "activation", "error", "accumulator", "update", "loss_scale")
+PLACES = ("weight", "activation", "error", "accumulator", "norm", "update", "loss_scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,10 @@ class At:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Error:
-    """How the error (the gradient of a layer's output) is rounded before each backward GEMM."""
+    """How the error (the gradient of a layer's output) is rounded before each backward GEMM.
+
+    Equal quantizers round once, with the same random bits.
+    """
 
     dgrad: Quantizer | None = None  # for the input gradient
     wgrad: Quantizer | None = None  # for the weight gradient
@@ -104,14 +107,32 @@ class Momentum:
     schedule: Literal["constant", "cosine"] = "cosine"  # of lr, down to zero at the last step
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"unknown schedule {self.schedule!r}: constant or cosine")
-        limits = {"lr": math.inf, "momentum": 1, "weight_decay": math.inf}
-        for name, limit in limits.items():
-            if not 0 <= getattr(self, name) < limit:
-                raise ValueError(
-                    f"{name} must be at least 0 and below {limit}, not {getattr(self, name)}"
-                )
+        _check_optimizer(self, lr=math.inf, momentum=1, weight_decay=math.inf)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam:
+    """m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - lr (m' / (sqrt v' + eps) +
+    weight_decay w), m' and v' without bias [kingma2015adam, Alg. 1; loshchilov2019decoupled].
+    """
+
+    lr: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+
+    def __post_init__(self) -> None:
+        _check_optimizer(self, lr=math.inf, b1=1, b2=1, eps=math.inf, weight_decay=math.inf)
+
+
+def _check_optimizer(settings: Momentum | Adam, **limits: float) -> None:
+    if settings.schedule not in ("constant", "cosine"):
+        raise ValueError(f"unknown schedule {settings.schedule!r}: constant or cosine")
+    for name, limit in limits.items():
+        if not 0 <= (value := getattr(settings, name)) < limit:
+            raise ValueError(f"{name} must be at least 0 and below {limit}, not {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,14 +144,16 @@ class Recipe:
     data: str = "fashion-mnist-8k"
     batch_size: int = 128
     epochs: int = 6
-    optimizer: Momentum = Momentum()
+    optimizer: Momentum | Adam = Momentum()
 
     weight: tuple[At, ...] | None = None  # quantizers; first match wins
     activation: tuple[At, ...] | None = None  # quantizers
     error: tuple[At, ...] | None = None  # Error
     accumulator: tuple[At, ...] | None = None  # Accumulators, or what has its two methods
+    norm: RangeNorm | None = None  # in place of the model's batch normalization
     update: Update | None = None
     loss_scale: LossScale | None = None
+    integer: bool = False  # dense layers multiply int8 by int8, see `ops.DotConfig`
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs"):
@@ -158,6 +181,7 @@ class Recipe:
             dgrad=error.dgrad,
             wgrad=error.wgrad,
             **accumulators.fitted(layer),
+            integer=self.integer,
         )
 
     def rules(self, layers: Sequence[Layer]) -> tuple[Rule, ...]:
@@ -194,7 +218,7 @@ def merge(first: Recipe, second: Recipe) -> Recipe:
 def baseline(recipe: Recipe) -> Recipe:
     """The same run with every place in float32."""
     nothing: dict[str, Any] = dict.fromkeys(PLACES)
-    return dataclasses.replace(recipe, key="float32", **nothing)
+    return dataclasses.replace(recipe, key="float32", integer=False, **nothing)
 
 
 def _check_paths(recipe: Recipe, layers: Sequence[Layer]) -> None:

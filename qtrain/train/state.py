@@ -14,7 +14,7 @@ from flax import nnx
 from qtrain import models, optim
 from qtrain.nn import RoundingKey, quantize_model, replace_batch_norms
 from qtrain.quantize import fold
-from qtrain.recipes.base import Momentum, Recipe
+from qtrain.recipes.base import Adam, Momentum, Recipe, Update
 from qtrain.recipes.layers import layers
 
 
@@ -77,26 +77,36 @@ def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Prog
 
 
 def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
-    """The recipe's SGD, with its rounding and its loss scale."""
+    """The recipe's optimizer, with its rounding and its loss scale."""
     settings = recipe.optimizer
-    rate = _schedule(settings, steps)
-    if recipe.update is None:
-        parts = (
-            optax.add_decayed_weights(settings.weight_decay),
-            optax.sgd(rate, momentum=settings.momentum),
-        )
-        inner = optax.chain(*parts)
-    else:
-        inner = optim.sgd(
-            rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
-            fmt=recipe.update.fmt, rounding=recipe.update.rounding,
-        )  # fmt: skip
+    build = _adam if isinstance(settings, Adam) else _momentum
+    inner = build(settings, _schedule(settings, steps), recipe.update)
     if recipe.loss_scale is None:
         return optax.with_extra_args_support(inner)
     return optim.loss_scaled(inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic)
 
 
-def _schedule(settings: Momentum, steps: int) -> optax.ScalarOrSchedule:
+def _momentum(
+    settings: Momentum, rate: optax.ScalarOrSchedule, update: Update | None
+) -> optax.GradientTransformation:
+    decay, momentum = settings.weight_decay, settings.momentum
+    if update is None:
+        return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
+    return optim.sgd(
+        rate, momentum=momentum, weight_decay=decay, fmt=update.fmt, rounding=update.rounding
+    )
+
+
+def _adam(
+    settings: Adam, rate: optax.ScalarOrSchedule, update: Update | None
+) -> optax.GradientTransformation:
+    chosen = {name: getattr(settings, name) for name in ("b1", "b2", "eps", "weight_decay")}
+    if update is None:
+        return optax.adamw(rate, **chosen)
+    return optim.adam(rate, **chosen, fmt=update.fmt, rounding=update.rounding)
+
+
+def _schedule(settings: Momentum | Adam, steps: int) -> optax.ScalarOrSchedule:
     if settings.schedule == "constant":
         return settings.lr
     return optax.cosine_decay_schedule(settings.lr, steps)
