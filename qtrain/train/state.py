@@ -78,9 +78,12 @@ def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Prog
 
 def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
     """The recipe's optimizer, with its rounding and its loss scale."""
-    settings = recipe.optimizer
-    build = _adam if isinstance(settings, Adam) else _momentum
-    inner = build(settings, _schedule(settings, steps), recipe.update)
+    settings, rate = recipe.optimizer, _schedule(recipe.optimizer, steps)
+    inner = (
+        _adam(settings, rate, recipe.update)
+        if isinstance(settings, Adam)
+        else _momentum(settings, rate, recipe.update)
+    )
     if recipe.loss_scale is None:
         return optax.with_extra_args_support(inner)
     return optim.loss_scaled(inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic)

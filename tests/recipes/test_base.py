@@ -11,6 +11,7 @@ from qtrain.recipes.base import (
     FIRST,
     LAST,
     Accumulators,
+    Adam,
     At,
     LossScale,
     Recipe,
@@ -133,6 +134,8 @@ def test_rules_that_cannot_hold(changes, message):
         (lambda: At("(", FP8), r"At\('\('\) is not a regular expression"),
         (lambda: Recipe(key="a", epochs=0), "epochs must be at least 1, not 0"),
         (lambda: wang2018fp8.recipe(wang2018fp8.Options(loss_scale=0)), "not 0"),
+        (lambda: Adam(b2=1), "b2 must be at least 0 and below 1, not 1"),
+        (lambda: Adam(schedule="linear"), "unknown schedule 'linear': constant or cosine"),
         (lambda: recipes.get("wang2018"), "unknown recipe 'wang2018': did you mean wang2018fp8"),
     ],
 )
@@ -144,6 +147,11 @@ def test_errors(make, message):
 @pytest.mark.parametrize("options", wang2018fp8.ABLATIONS.values(), ids=wang2018fp8.ABLATIONS)
 def test_json_round_trip(options):
     recipe = wang2018fp8.recipe(options)
+    assert from_json(to_json(recipe)) == recipe
+
+
+def test_adam_comes_back_from_json():
+    recipe = Recipe(key="a", optimizer=Adam(eps=1e-6))
     assert from_json(to_json(recipe)) == recipe
 
 

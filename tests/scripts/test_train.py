@@ -1,5 +1,6 @@
 """The command line of scripts/train.py: what it prints, and one clear line for each mistake."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from qtrain import recipes
+from qtrain.recipes.base import Adam, Momentum
 from scripts import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +67,11 @@ def lines(folder: Path) -> list[str]:
         (["wang2018fp8", "--checkpoint-every", "-2"], "checkpoint_every must be at least 1"),
         (["wang2018fp8", "--seed", "99999999999999999999"], "seed must be at least 0 and below"),
         (["wang2018fp8", "--optimizer.lr", "nan"], "lr must be at least 0 and below inf, not nan"),
+        (
+            ["wang2018fp8", "--optimizer", "adam", "--optimizer.momentum", "0.5"],
+            "--optimizer.momentum is no setting of adam: it has lr, b1, b2, eps",
+        ),
+        (["wang2018fp8", "--optimizer.b1", "0.5"], "--optimizer.b1 is no setting of momentum"),
         (["wang2018fp8", "--optimizer.momentum", "1"], "momentum must be at least 0 and below 1"),
         (["wang2018fp8", "--processes", "2", "--mesh", "data=2"], "need --coordinator"),
     ],
@@ -94,6 +102,26 @@ def test_help_lists_recipes_and_their_options(capsys):
     out = capsys.readouterr().out
     for flag in ("--accumulate.chunk", "--update.rounding", "--last-layer", "--with", "--mesh"):
         assert flag in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "optimizer"),
+    [
+        ([], Momentum()),
+        (["--optimizer.lr", "0.1"], Momentum(lr=0.1)),
+        (["--optimizer", "momentum", "--optimizer.momentum", "0.5"], Momentum(momentum=0.5)),
+        (["--optimizer", "adam"], Adam()),
+        (["--optimizer.b2", "0.9", "--optimizer", "adam"], Adam(b2=0.9)),
+    ],
+)
+def test_the_optimizer_is_one_flag(argv, optimizer):
+    """Kills: train.py: `settings = kinds[name]()` also where the recipe has that kind."""
+    module = recipes.get("wang2018fp8")
+    options, run = train._parse(module, ["wang2018fp8", *argv])
+    assert train._changed(module.recipe(options), run).optimizer == optimizer
+    tuned = dataclasses.replace(module.recipe(), optimizer=Momentum(lr=7.0))
+    _, same = train._parse(module, ["wang2018fp8", "--optimizer", "momentum"])
+    assert train._changed(tuned, same).optimizer == Momentum(lr=7.0)
 
 
 def test_an_occupied_folder_is_left_alone(tmp_path, capsys):

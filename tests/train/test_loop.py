@@ -91,7 +91,7 @@ def test_other_seed_other_bits(whole, tmp_path):
 def test_interrupt_and_resume(whole, tmp_path, monkeypatch, step):
     """Ctrl-C in an epoch or at its end, then --resume: same metrics, same state, bit for bit.
 
-    Kills: `self._order(epoch)[place * size :` -> `self._order(epoch)[0 :` in train/loop.py.
+    Kills: loop.py: `self.step, self.state = found` -> `self.step, _ = found`.
     """
     settings = Settings(folder=tmp_path, quiet=True)
     with monkeypatch.context() as patch:

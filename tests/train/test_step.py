@@ -11,11 +11,12 @@ from flax import nnx
 from train import tiny
 
 import qtrain as qt
+from qtrain import optim
 from qtrain.models import create as create_model
-from qtrain.recipes.base import LossScale
+from qtrain.recipes.base import Adam, LossScale, Momentum, Update
 from qtrain.train import mesh as meshes
 from qtrain.train.data import normalize
-from qtrain.train.state import create
+from qtrain.train.state import create, optimizer
 from qtrain.train.step import PLACES, train_step
 
 BATCH = 16
@@ -33,15 +34,32 @@ def start(recipe):
     return jax.jit(functools.partial(train_step, program)), state
 
 
-def test_float32_is_ordinary_training():
-    """Kills: `.mean()` -> `.sum()` in train/step.py, and anything that touches a float32 run."""
-    step, state = start(tiny.float32())
+ADAM = Adam(lr=3e-3, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.01)
+ORDINARY = {
+    "momentum": (
+        Momentum(),
+        optax.chain(
+            optax.add_decayed_weights(5e-4), optax.sgd(optax.cosine_decay_schedule(0.05, 12), 0.9)
+        ),
+    ),
+    "adam": (
+        ADAM,
+        optax.adamw(
+            optax.cosine_decay_schedule(3e-3, 12), b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.01
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "tx"), ORDINARY.values(), ids=ORDINARY)
+def test_float32_is_ordinary_training(settings, tx):
+    """Kills: `.mean()` -> `.sum()` in train/step.py, anything that touches a float32 run, and
+    state.py: `("b1", "b2", "eps", "weight_decay")` without one of them.
+    """
+    step, state = start(tiny.float32(optimizer=settings))
     data = tiny.dataset()
     model = create_model("mlp", num_classes=10, in_shape=(8, 8, 1), rngs=nnx.Rngs(0))
     graph, params = nnx.split(model, nnx.Param)
-    tx = optax.chain(
-        optax.add_decayed_weights(5e-4), optax.sgd(optax.cosine_decay_schedule(0.05, 12), 0.9)
-    )
     optimizer = tx.init(params)
 
     @jax.jit
@@ -60,14 +78,32 @@ def test_float32_is_ordinary_training():
         np.testing.assert_array_equal(a, b)
 
 
-def test_weights_stay_on_their_grid():
+@pytest.mark.parametrize("settings", [Momentum(), ADAM], ids=["momentum", "adam"])
+def test_weights_stay_on_their_grid(settings):
     """Kills: `if program.update_fmt is None` -> `if True` in train/step.py is not seen here (it
     needs a jump of 2^13); `optim.round_params(params` -> `(params` in train/state.py is."""
-    step, state = start(tiny.fp8())
+    step, state = start(tiny.fp8(optimizer=settings))
     for i in range(3):
-        for leaf in jax.tree.leaves((state.params, state.optimizer.inner.velocity)):
+        for leaf in jax.tree.leaves((state.params, state.optimizer.inner._replace(count=0.0))):
             np.testing.assert_array_equal(leaf, qt.cast(leaf, "e6m9"))
         state, _ = step(state, *batch(i))
+
+
+def test_rounded_adam_gets_its_settings():
+    """One update of state.py's transformation and of optim.adam, bit for bit.
+
+    Kills: state.py: `return optim.adam(rate, **chosen, fmt=` -> `return optim.adam(rate, fmt=`.
+    """
+    recipe = tiny.fp8(optimizer=ADAM, loss_scale=None, update=Update(fmt="e5m6"))
+    rate = optax.cosine_decay_schedule(3e-3, 12)
+    plain = optim.adam(rate, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.01, fmt="e5m6")
+    weights = optim.round_params({"w": jax.random.normal(jax.random.key(0), (64,))}, "e5m6")
+    grads = {"w": jax.random.normal(jax.random.key(1), (64,))}
+    found = [
+        tx.update(grads, tx.init(weights), weights, key=jax.random.key(2))[0]["w"]
+        for tx in (optimizer(recipe, 12), plain)
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_step_reuses_its_buffers():
