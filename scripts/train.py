@@ -13,16 +13,25 @@ Recipes:
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from qtrain.train.host import keep_freed_pages
+from qtrain.train.interrupt import leave_on_interrupt, raise_on_interrupt
 
+
+def _stopped(argv: list[str]) -> str:
+    """What Ctrl-C prints outside the loop, which answers by saving."""
+    return f"stopped; go on with: {shlex.join(['python', 'scripts/train.py', *argv])}"
+
+
+if __name__ == "__main__":
+    leave_on_interrupt(_stopped(sys.argv[1:]))  # seconds of imports follow
 keep_freed_pages()  # before JAX allocates anything
 
 import dataclasses  # noqa: E402
-import shlex  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated, Any, Literal  # noqa: E402
+from typing import Annotated, Any, Literal, get_type_hints  # noqa: E402
 
 import tyro  # noqa: E402
 
@@ -38,9 +47,7 @@ class Optimizer:
 
     lr: float | None = None
     momentum: float | None = None
-    """Of --optimizer momentum alone."""
     b1: float | None = None
-    """Of --optimizer adam alone, as are b2 and eps."""
     b2: float | None = None
     eps: float | None = None
     weight_decay: float | None = None
@@ -100,19 +107,20 @@ def main(argv: list[str]) -> int:
         message = str(error) or type(error).__name__
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # outside the loop, which answers by saving
-        print("\nstopped; what was saved is kept, --resume goes on with it", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or _stopped(argv)}", file=sys.stderr)
         return 130
 
 
 def _parse(module: Any, argv: list[str]) -> tuple[Any, Run]:
     """The recipe's own options and the common ones, from one flat list of flags."""
     flat = tyro.conf.arg(name="")
+    run = _with_values(module.recipe())
     command = dataclasses.make_dataclass(
         "Command",
         [
             ("options", Annotated[module.Options, flat], module.Options()),
-            ("run", Annotated[Run, flat], Run()),
+            ("run", Annotated[run, flat], run()),
         ],
         frozen=True,
     )
@@ -134,13 +142,49 @@ def _flags(words: list[str]) -> list[str]:
     return out
 
 
+def _with_values(recipe: Any) -> Any:
+    """`Run`, whose help shows the recipe's own values where they may be changed."""
+    kinds, own = _kinds(), dataclasses.asdict(recipe.optimizer)
+    current = next(name for name, kind in kinds.items() if isinstance(recipe.optimizer, kind))
+    others = {
+        field.name: f"({other}: {field.default})"
+        for other, kind in kinds.items()
+        for field in dataclasses.fields(kind)
+    }
+    optimizer = _hinted(Optimizer, {**others, **{k: f"(recipe: {v})" for k, v in own.items()}})
+    hints = {name: f"(recipe: {getattr(recipe, name)})" for name in CHANGES}
+    run = _hinted(Run, {**hints, "method": f"(recipe: {current})"})
+    fields = [("optimizer", optimizer, dataclasses.field(default=optimizer()))]
+    return dataclasses.make_dataclass("Run", fields, bases=(run,), frozen=True, kw_only=True)
+
+
+def _hinted(kind: type, hints: dict[str, str]) -> type:
+    """A dataclass whose help says `hints` of these fields, and not that they default to None."""
+    types = get_type_hints(kind, include_extras=True)
+    fields = [
+        (name, Annotated[types[name], tyro.conf.arg(help_behavior_hint=hint)], None)
+        for name, hint in hints.items()
+    ]
+    return dataclasses.make_dataclass(
+        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True
+    )
+
+
+def _kinds() -> dict[str, type]:
+    """The optimizers by the names they have on the command line."""
+    from qtrain.recipes.base import Adam, Momentum
+
+    return {"momentum": Momentum, "adam": Adam}
+
+
 def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
     from paper_figs import training
-    from qtrain.recipes.base import baseline, merge
+    from qtrain.recipes.base import baseline
     from qtrain.train import mesh, report
     from qtrain.train.data import load
     from qtrain.train.loop import Settings, fit
 
+    raise_on_interrupt()
     if run.processes < 1:
         raise ValueError(f"processes must be at least 1, not {run.processes}")
     if run.resume and run.out is not None and not run.out.is_dir():
@@ -149,32 +193,41 @@ def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
     mesh.start(
         devices, coordinator=run.coordinator, processes=run.processes, process_id=run.process_id
     )
-    recipe = module.recipe(options)
+    recipe = _changed(_merged(module.recipe(options), run), run)
+    dataset = load(recipe.data, run.data_dir)
+    folder = _folder(run, recipe.key)
+    chosen = [recipe] + ([baseline(recipe)] if run.baseline and recipe.places() else [])
+    results = []
+    try:
+        for one in chosen:
+            settings = Settings(
+                folder=folder / one.key, seed=run.seed, steps=run.steps, devices=devices,
+                resume=run.resume, checkpoint_every=run.checkpoint_every,
+            )  # fmt: skip
+            results.append(fit(one, dataset, settings))
+            if results[-1].interrupted:
+                command = shlex.join(["python", "scripts/train.py", *_again(argv, folder)])
+                print(f"stopped at step {results[-1].step} of {one.key}; go on with\n    {command}")
+                return 130
+        if run.process_id == 0:
+            report.show(recipe, dataset, results, folder)
+            files = training.draw([result.folder for result in results], folder)
+            print(f"plots: {', '.join(map(str, files))}")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_stopped(_again(argv, folder))) from None
+    return 0
+
+
+def _merged(recipe: Any, run: Run) -> Any:
+    """The recipe and those that --with names."""
+    from qtrain.recipes.base import merge
+
     for key in run.with_:
         other = recipes.get(key).recipe()
         if not other.places():
             raise ValueError(f"--with {key} fills no place of the training step: leave it out")
         recipe = merge(recipe, other)
-    recipe = _changed(recipe, run)
-    dataset = load(recipe.data, run.data_dir)
-    folder = _folder(run, recipe.key)
-    chosen = [recipe] + ([baseline(recipe)] if run.baseline and recipe.places() else [])
-    results = []
-    for one in chosen:
-        settings = Settings(
-            folder=folder / one.key, seed=run.seed, steps=run.steps, devices=devices,
-            resume=run.resume, checkpoint_every=run.checkpoint_every,
-        )  # fmt: skip
-        results.append(fit(one, dataset, settings))
-        if results[-1].interrupted:
-            command = shlex.join(["python", "scripts/train.py", *_again(argv, folder)])
-            print(f"stopped at step {results[-1].step} of {one.key}; go on with\n    {command}")
-            return 130
-    if run.process_id == 0:
-        report.show(recipe, dataset, results, folder)
-        files = training.draw([result.folder for result in results], folder)
-        print(f"plots: {', '.join(map(str, files))}")
-    return 0
+    return recipe
 
 
 def _changed(recipe: Any, run: Run) -> Any:
@@ -185,9 +238,7 @@ def _changed(recipe: Any, run: Run) -> Any:
 
 def _optimizer(settings: Any, run: Run) -> Any:
     """The recipe's optimizer, or the one chosen instead, with the given settings changed."""
-    from qtrain.recipes.base import Adam, Momentum
-
-    kinds = {"momentum": Momentum, "adam": Adam}
+    kinds = _kinds()
     name = run.method or next(n for n, kind in kinds.items() if isinstance(settings, kind))
     if not isinstance(settings, kinds[name]):
         settings = kinds[name]()
@@ -218,7 +269,9 @@ def _folder(run: Run, key: str) -> Path:
 
 
 def _again(argv: list[str], folder: Path) -> list[str]:
-    """The same command, resuming in `folder`."""
+    """The same command, resuming in `folder`; unchanged as long as there is none."""
+    if not folder.is_dir():
+        return argv
     kept = [word for word in argv if word != "--resume"]
     named = any(word == "--out" or word.startswith("--out=") for word in kept)
     return kept + ([] if named else ["--out", str(folder)]) + ["--resume"]

@@ -1,11 +1,38 @@
-"""Ctrl-C as a request that the loop answers between two steps, so that nothing is lost."""
+"""Ctrl-C: among imports the end, in the loop a request that is answered between two steps."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Self
+
+
+def leave_on_interrupt(line: str) -> None:
+    """From now on SIGINT prints `line` and ends the process with status 130.
+
+    For the time of imports, in which KeyboardInterrupt may come back as another error.
+    """
+
+    def leave(number: int, frame: object) -> None:
+        del number, frame
+        print(f"\n{line}", file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(130)
+
+    _handle_interrupt(leave)
+
+
+def raise_on_interrupt() -> None:
+    """From now on SIGINT raises KeyboardInterrupt, as Python does by itself."""
+    _handle_interrupt(signal.default_int_handler)
+
+
+def _handle_interrupt(handler: Callable[..., Any]) -> None:
+    """Not where the signal is ignored, as it is in the background of a shell."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
 
 
 class Interrupt:

@@ -1,6 +1,5 @@
 """The command line of scripts/train.py: what it prints, and one clear line for each mistake."""
 
-import dataclasses
 import json
 import os
 import re
@@ -13,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from qtrain import recipes
-from qtrain.recipes.base import Adam, Momentum
 from scripts import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,26 +99,6 @@ def test_help_lists_recipes_and_their_options(capsys):
     out = capsys.readouterr().out
     for flag in ("--accumulate.chunk", "--update.rounding", "--last-layer", "--with", "--mesh"):
         assert flag in out
-
-
-@pytest.mark.parametrize(
-    ("argv", "optimizer"),
-    [
-        ([], Momentum()),
-        (["--optimizer.lr", "0.1"], Momentum(lr=0.1)),
-        (["--optimizer", "momentum", "--optimizer.momentum", "0.5"], Momentum(momentum=0.5)),
-        (["--optimizer", "adam"], Adam()),
-        (["--optimizer.b2", "0.9", "--optimizer", "adam"], Adam(b2=0.9)),
-    ],
-)
-def test_the_optimizer_is_one_flag(argv, optimizer):
-    """Kills: train.py: `settings = kinds[name]()` also where the recipe has that kind."""
-    module = recipes.get("wang2018fp8")
-    options, run = train._parse(module, ["wang2018fp8", *argv])
-    assert train._changed(module.recipe(options), run).optimizer == optimizer
-    tuned = dataclasses.replace(module.recipe(), optimizer=Momentum(lr=7.0))
-    _, same = train._parse(module, ["wang2018fp8", "--optimizer", "momentum"])
-    assert train._changed(tuned, same).optimizer == Momentum(lr=7.0)
 
 
 def test_an_occupied_folder_is_left_alone(tmp_path, capsys):
