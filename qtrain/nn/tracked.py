@@ -10,7 +10,6 @@ from flax import nnx
 
 from qtrain.quantize import Affine
 
-
 _SAMPLES = Affine(range="sample_mean")
 
 

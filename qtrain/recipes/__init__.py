@@ -9,7 +9,9 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-KEYS = ("wang2018fp8", "sakr2019accumulation", "banner2018scalable", "float32")
+KEYS = (
+    "wang2018fp8", "sakr2019accumulation", "banner2018scalable", "hou2019analysis", "float32",
+)  # fmt: skip
 
 
 def get(key: str) -> ModuleType:

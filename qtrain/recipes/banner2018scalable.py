@@ -91,6 +91,7 @@ def recipe(options: Options = Options()) -> Recipe:
             f"weight_gradient_bits {options.weight_gradient_bits} needs --bifurcate: without it,"
             " both gradients see the same error"
         )
+    _check(options)
     activation = _bits(options, options.activation_bits)
     error = _error(options, _bits(options, options.error_bits))
     wide = _error(options, options.weight_gradient_bits)
@@ -104,6 +105,27 @@ def recipe(options: Options = Options()) -> Recipe:
         norm=_norm(options),
         integer=options.integer,
     )
+
+
+def _check(options: Options) -> None:
+    """Raises ValueError for what could not hold, or would silently do nothing."""
+    if options.norm == "batch":
+        for name in ("norm_bits", "constant", "chunks", "replicas"):
+            if (value := getattr(options, name)) != getattr(Options(), name):
+                raise ValueError(f"{name} {value} is a setting of --norm range, not of batch")
+    if not options.integer:
+        return
+    if not options.symmetric:
+        raise ValueError("--integer needs --symmetric: int8 codes have zero as their zero point")
+    if options.weight_range == "channel" or options.error_range == "sample":
+        raise ValueError("--integer needs one range per operand: weight_range, error_range tensor")
+    if wide := [b for b in _all_bits(options) if b != "none" and b > 8]:
+        raise ValueError(f"--integer multiplies int8 codes: at most 8 bits, not {max(wide)}")
+
+
+def _all_bits(options: Options) -> list[Bits]:
+    chosen = (options.weight_bits, options.activation_bits, options.error_bits)
+    return [_bits(options, bits) for bits in chosen] + [options.weight_gradient_bits]
 
 
 def _bits(options: Options, chosen: Bits | None) -> Bits:

@@ -19,7 +19,7 @@ from qtrain.recipes.layers import GEMMS, Layer
 Quantizer = Any  # a frozen, hashable `(x, key=None) -> x`, see quantize.Cast
 
 FIRST, LAST = "<first>", "<last>"  # the layer that is called first / last, whatever its name
-PLACES = ("weight", "activation", "error", "accumulator", "norm", "update", "loss_scale")
+PLACES = ("weight", "activation", "error", "accumulator", "norm", "wire", "update", "loss_scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +146,12 @@ class Recipe:
     epochs: int = 6
     optimizer: Momentum | Adam = Momentum()
 
-    weight: tuple[At, ...] | None = None  # quantizers; first match wins
+    weight: tuple[At, ...] | None = None  # quantizers, or what `stored` lists; first match wins
     activation: tuple[At, ...] | None = None  # quantizers
     error: tuple[At, ...] | None = None  # Error
     accumulator: tuple[At, ...] | None = None  # Accumulators, or what has its two methods
     norm: RangeNorm | None = None  # in place of the model's batch normalization
+    wire: Any | None = None  # codec of the gradients that workers exchange, see `wire.exchange`
     update: Update | None = None
     loss_scale: LossScale | None = None
     integer: bool = False  # dense layers multiply int8 by int8, see `ops.DotConfig`
@@ -175,14 +176,20 @@ class Recipe:
         """The three GEMMs of one layer."""
         error = self.setting("error", layer, layers) or Error()
         accumulators = self.setting("accumulator", layer, layers) or Accumulators()
+        weight = self.setting("weight", layer, layers)
         return DotConfig(
             lhs=self.setting("activation", layer, layers),
-            rhs=self.setting("weight", layer, layers),
+            rhs=None if _is_stored(weight) else weight,
             dgrad=error.dgrad,
             wgrad=error.wgrad,
             **accumulators.fitted(layer),
             integer=self.integer,
         )
+
+    def stored(self, layers: Sequence[Layer]) -> dict[str, Any]:
+        """The layers whose weights are stored narrow, see `optim.stored`: quantizer by path."""
+        found = {layer.path: self.setting("weight", layer, layers) for layer in layers}
+        return {path: quantizer for path, quantizer in found.items() if _is_stored(quantizer)}
 
     def rules(self, layers: Sequence[Layer]) -> tuple[Rule, ...]:
         """One rule per layer that this recipe changes, for `nn.quantize_model`.
@@ -198,6 +205,11 @@ class Recipe:
             for path, config in configs.items()
             if config != DotConfig()
         )
+
+
+def _is_stored(weight: Any) -> bool:
+    """Whether the optimizer applies this quantizer, and not the forward pass."""
+    return getattr(weight, "stored", False)
 
 
 def merge(first: Recipe, second: Recipe) -> Recipe:

@@ -79,7 +79,9 @@ class _Run:
         self.epoch = n // recipe.batch_size  # steps
         self.steps = settings.steps or self.epoch * recipe.epochs
         self.mesh = meshes.create(settings.devices, recipe.batch_size)
-        program, state = create(recipe, dataset, seed=settings.seed, steps=self.steps)
+        program, state = create(
+            recipe, dataset, seed=settings.seed, steps=self.steps, mesh=self.mesh
+        )
         self.state = meshes.place(self.mesh, state)
         self.loss: float | None = None
         self.accuracy: float | None = None

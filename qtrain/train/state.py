@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from qtrain import models, optim
 from qtrain.nn import RoundingKey, quantize_model, replace_batch_norms
@@ -36,16 +39,21 @@ class Program:
     eval_graph: nnx.GraphDef
     hooks: nnx.State  # rounding keys of the layers, set anew each step
     optimizer: optax.GradientTransformationExtraArgs
-    update_fmt: str | None  # grid of the master weights
+    apply: Callable  # (weights, updates, new state of the optimizer) -> new weights
+    wire: Any | None  # codec of exchanged gradients
+    mesh: Mesh | None  # of the workers that exchange them
     mean: tuple[float, ...]  # of each channel of the images, in 0..1
     std: tuple[float, ...]
 
 
-def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Program, State]:
+def create(
+    recipe: Recipe, dataset: Any, *, seed: int, steps: int, mesh: Mesh | None = None
+) -> tuple[Program, State]:
     """Initializes the recipe's model for a `train.data.Dataset` and a run of `steps` steps.
 
     The same seed gives the same initial weights (before rounding) and data order to every
-    recipe, so that runs differ by their number formats alone.
+    recipe, so that runs differ by their number formats alone. A recipe that fills the wire needs
+    the mesh whose devices are its workers.
 
     Raises:
       ValueError: unknown model, rules that match no layer, chunks longer than every sum.
@@ -56,8 +64,9 @@ def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Prog
     )
     if recipe.norm is not None:
         replace_batch_norms(model, recipe.norm)
-    rules = recipe.rules(layers(model, (recipe.batch_size, *shape)))
-    quantize_model(model, rules)
+    found = layers(model, (recipe.batch_size, *shape))
+    quantize_model(model, recipe.rules(found))
+    quantizers = {f"{path}/kernel": q for path, q in recipe.stored(found).items()}
     model.eval()
     eval_graph = nnx.split(model)[0]
     model.train()
@@ -65,28 +74,50 @@ def create(recipe: Recipe, dataset: Any, *, seed: int, steps: int) -> tuple[Prog
     train_graph, params, hooks, stats = parts
     if recipe.update is not None:
         params = optim.round_params(params, recipe.update.fmt)
-    transform = optimizer(recipe, steps)
+    transform = optimizer(recipe, steps, quantizers)
+    memory = transform.init(params)
+    if quantizers:
+        params = optim.narrow(memory, quantizers)
     program = Program(
-        train_graph, eval_graph, hooks, transform,
-        recipe.update.fmt if recipe.update else None, dataset.mean, dataset.std,
+        train_graph, eval_graph, hooks, transform, _apply(recipe, quantizers), recipe.wire, mesh,
+        dataset.mean, dataset.std,
     )  # fmt: skip
     key = jax.random.key_data(fold(jax.random.key(seed), "run"))
-    state = State(jnp.zeros((), jnp.int32), params, stats, transform.init(params), key)
+    state = State(jnp.zeros((), jnp.int32), params, stats, memory, key)
     # nnx shares equal constants between variables; a donated buffer must have one owner
     return program, jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
 
 
-def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
-    """The recipe's optimizer, with its rounding and its loss scale."""
+def optimizer(
+    recipe: Recipe, steps: int, quantizers: dict[str, Any]
+) -> optax.GradientTransformationExtraArgs:
+    """The recipe's optimizer, with its rounding, its narrow weights and its loss scale."""
     settings, rate = recipe.optimizer, _schedule(recipe.optimizer, steps)
     inner = (
         _adam(settings, rate, recipe.update)
         if isinstance(settings, Adam)
         else _momentum(settings, rate, recipe.update)
     )
+    if quantizers:
+        inner = optim.stored(inner, quantizers, _apply_updates(recipe.update))
     if recipe.loss_scale is None:
         return optax.with_extra_args_support(inner)
     return optim.loss_scaled(inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic)
+
+
+def _apply_updates(update: Update | None) -> Callable:
+    """How weights move: in float32, or on the grid of the master weights."""
+    if update is None:
+        return optax.apply_updates
+    return functools.partial(optim.apply_updates, fmt=update.fmt)
+
+
+def _apply(recipe: Recipe, quantizers: dict[str, Any]) -> Callable:
+    """`Program.apply`: weights that are stored narrow follow from the wide ones alone."""
+    if quantizers:
+        return lambda params, updates, memory: optim.narrow(memory, quantizers)
+    move = _apply_updates(recipe.update)
+    return lambda params, updates, memory: move(params, updates)
 
 
 def _momentum(

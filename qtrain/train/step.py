@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
-from qtrain import optim
 from qtrain.nn import RoundingKey, set_keys
 from qtrain.optim.loss_scale import all_finite
 from qtrain.quantize import fold
 from qtrain.train.data import normalize
+from qtrain.train.mesh import AXIS
 from qtrain.train.state import Program, State, loss_scale
+from qtrain.wire import exchange
 
 PLACES = ("weights", "outputs of the model", "loss", "gradients", "updated weights")  # in order
 
@@ -34,39 +36,64 @@ def train_step(
     """
     key = fold(jax.random.wrap_key_data(state.key), state.step)
     scaling = loss_scale(state)
-    scale = 1.0 if scaling is None else scaling[0]
-
-    def scaled_loss(params):
-        hooks = set_keys(program.hooks, key)
-        # a copy: what the model tracks is set inside the trace of the gradient
-        model = nnx.merge(program.train_graph, params, hooks, state.stats, copy=True)
-        logits = model(normalize(images, program.mean, program.std))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        parts: Any = nnx.split(model, nnx.Param, RoundingKey, ...)
-        stats = parts[3]
-        return loss * scale, (loss, logits, stats)
-
-    grads, (loss, logits, stats) = jax.grad(scaled_loss, has_aux=True)(state.params)
+    scale = jnp.float32(1.0) if scaling is None else scaling[0]
+    gradients = _gradients if program.wire is None else _exchanged
+    grads, seen, stats = gradients(program, state.params, state.stats, key, scale, images, labels)
     updates, optimizer = program.optimizer.update(
         grads, state.optimizer, state.params, key=fold(key, "update")
     )
-    if program.update_fmt is None:
-        params = optax.apply_updates(state.params, updates)
-    else:
-        params = optim.apply_updates(state.params, updates, program.update_fmt)
+    params = program.apply(state.params, updates, optimizer)
     after = State(state.step + 1, params, stats, optimizer, state.key)
-    gradients = None if scaling else all_finite(grads)  # a loss scale skips these by itself
+    finite_grads = None if scaling else all_finite(grads)  # a loss scale skips these by itself
     finite = (
-        all_finite(state.params), all_finite(logits), jnp.isfinite(loss), gradients,
+        all_finite(state.params), seen["finite"], jnp.isfinite(seen["loss"]), finite_grads,
         all_finite(params),
     )  # fmt: skip
     metrics = {
-        "loss": loss,
-        "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels),
+        "loss": seen["loss"],
+        "accuracy": seen["accuracy"],
         "broken": _first_broken(finite),
         **_scaling(after),
     }
     return after, metrics
+
+
+def _gradients(program: Program, params, stats, key, scale, images, labels):
+    """Gradients of `scale` times the loss; loss, accuracy, whether outputs are finite; stats."""
+
+    def scaled_loss(params):
+        hooks = set_keys(program.hooks, key)
+        # a copy: what the model tracks is set inside the trace of the gradient
+        model = nnx.merge(program.train_graph, params, hooks, stats, copy=True)
+        logits = model(normalize(images, program.mean, program.std))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        parts: Any = nnx.split(model, nnx.Param, RoundingKey, ...)
+        return loss * scale, (loss, logits, parts[3])
+
+    grads, (loss, logits, stats) = jax.grad(scaled_loss, has_aux=True)(params)
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
+    return grads, {"loss": loss, "accuracy": accuracy, "finite": all_finite(logits)}, stats
+
+
+def _exchanged(program: Program, params, stats, key, scale, images, labels):
+    """The same over the mesh: each worker has its share of the batch and its own random bits, and
+    tells the others its encoded gradients. What they see and track is averaged in float32.
+    """
+
+    def worker(params, stats, key, scale, images, labels):
+        own = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        grads, seen, stats = _gradients(program, params, stats, own, scale, images, labels)
+        grads = exchange(program.wire, grads, fold(key, "wire"), AXIS)
+        finite = jax.lax.pmin(seen.pop("finite").astype(jnp.int32), AXIS) > 0
+        seen, stats = jax.lax.pmean((seen, stats), AXIS)
+        return grads, {**seen, "finite": finite}, stats
+
+    whole, shared = PartitionSpec(), PartitionSpec(AXIS)
+    specs = (whole, whole, whole, whole, shared, shared)
+    across = jax.shard_map(
+        worker, mesh=program.mesh, in_specs=specs, out_specs=whole, check_vma=False
+    )
+    return across(params, stats, key, scale, images, labels)
 
 
 def eval_step(
