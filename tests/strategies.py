@@ -35,7 +35,7 @@ def points(fmt: Format) -> np.ndarray:
     """The values of a format (of a wide one, some), and what is just beyond both ends."""
     low, high = _limits(fmt)
     if fmt.bits <= 12:
-        values = fmt.values()
+        values = fmt.values
     else:
         powers = 2.0 ** np.arange(-149, 128)
         values = np.concatenate([powers, powers * (1 + getattr(fmt, "eps", 0.5)), [high]])

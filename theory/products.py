@@ -212,7 +212,7 @@ def rounded_gaussian(fmt, std: float = 1.0, scale: float = 1.0, mean: float = 0.
 
     fmt: a format or its name; `scale` is what one unit of it stands for (for int8, the step).
     """
-    grid = formats.get(fmt).values() * scale
+    grid = formats.get(fmt).values * scale
     edges = np.concatenate([[-np.inf], (grid[1:] + grid[:-1]) / 2, [np.inf]])
     z = (edges - mean) / std
     upper = z[:-1] > 0  # differences in the upper tail are taken there, without cancellation

@@ -53,6 +53,7 @@ class Codebook:
         """How many values there are."""
         return len(self.levels)
 
+    @property
     def values(self) -> np.ndarray:
         """All values, ascending, float64."""
         return np.array(self.levels)

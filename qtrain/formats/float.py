@@ -26,6 +26,10 @@ class Float:
       fnuz    NaN sits where -0 would be; no infinity, no negative zero
       finite  every code is a number
     saturate: values beyond the largest become the largest (infinity too), whatever `top` says.
+
+    Not here: float8_e8m0fnu, the format of a block's scale [ocp2023mx], which has neither a sign
+    nor a zero (`e8m0` has both). Its values are those of `Scale(method="power_of_two")`, and
+    2^-127 and 2^127, which lie beyond the scales that one gives.
     """
 
     exp: int
@@ -147,39 +151,7 @@ class Float:
             return (-math.inf if negative else math.inf) if infinite else math.nan
         return math.copysign(self._magnitude(magnitude), -1 if negative else 1)
 
-    def encode(self, value: float) -> int:
-        """The code of a value of the format (the smallest NaN code for NaN).
-
-        Raises:
-          ValueError: the value is not on the grid.
-        """
-        sign = self.num_codes // 2 if math.copysign(1, value) < 0 else 0
-        if math.isnan(value):
-            codes = (
-                range(self.num_codes // 2, self.num_codes)
-                if self.top == "fnuz"
-                else range(sign or self.num_codes // 2)
-            )
-            found = next((c for c in codes if math.isnan(self.decode(c))), None)
-        elif math.isinf(value):
-            found = sign + self._largest_code + 1 if self.top == "ieee" else None
-        else:
-            mantissa, exponent = math.frexp(abs(value))
-            field = max(exponent - 1 + self.bias_value, 0) if value else 0
-            if field == 0:
-                magnitude = math.ldexp(abs(value), self.man - self.emin)
-            else:
-                magnitude = (field << self.man) + math.ldexp(2 * mantissa - 1, self.man)
-            if self.top == "fnuz" and magnitude == 0:
-                sign = 0
-            exact = magnitude == int(magnitude) and magnitude <= self._largest_code
-            found = sign + int(magnitude) if exact else None
-            if found is not None and abs(self.decode(found)) != abs(value):
-                found = None
-        if found is None:
-            raise ValueError(f"{value!r} is not a value of {self.name}")
-        return found
-
+    @property
     def values(self) -> np.ndarray:
         """All finite values, ascending, float64; a zero of either sign counts once."""
         if self.bits > 20:

@@ -47,6 +47,7 @@ class Int:
         """How many values there are."""
         return int(self.max - self.min) + 1
 
+    @property
     def values(self) -> np.ndarray:
         """All values, ascending, float64."""
         return np.arange(self.min, self.max + 1)
@@ -96,6 +97,7 @@ class Fixed:
         """How many values there are."""
         return 2**self.bits
 
+    @property
     def values(self) -> np.ndarray:
         """All values, ascending, float64."""
         return np.arange(self.num_codes) * self.step + self.min

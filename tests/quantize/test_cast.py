@@ -110,7 +110,7 @@ def compare_with_gfloat(fmt, modes, size: int, seed: int = 0) -> None:
 
 def everything(fmt) -> np.ndarray:
     """The values, their midpoints, and the float32 numbers beside each."""
-    values = fmt.values()
+    values = fmt.values
     x = np.concatenate([values, (values[1:] + values[:-1]) / 2]).astype(np.float32)
     return np.concatenate([x, *(np.nextafter(x, np.float32(s)) for s in (np.inf, -np.inf))])
 

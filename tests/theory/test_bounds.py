@@ -235,7 +235,7 @@ def test_constants(rounding):
     Kills: rounding_error.py: stochastic with the constant of toward_zero.
     """
     fmt = formats.get("e4m3")
-    sums = [x for x in fmt.values() if 0.0625 <= abs(x) <= 4]
+    sums = [x for x in fmt.values if 0.0625 <= abs(x) <= 4]
     v, worst = unit(fmt, rounding), Fraction(0)
     for s in sums:
         for p in [*sums, 2.0**-20, -(2.0**-20)]:

@@ -96,7 +96,7 @@ def operand_laws(kind: str):
     if kind == "normal":
         law = products.rounded_gaussian("e4m3fn", 100.0)
         return law, law
-    grid = qt.formats.get("e4m3fn").values()
+    grid = qt.formats.get("e4m3fn").values
     grid = grid[grid >= 0]
     edges = np.concatenate([[0], (grid[1:] + grid[:-1]) / 2, [448]])
     law = products.discrete(grid, np.diff(edges) / 448)
