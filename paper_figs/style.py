@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -19,6 +18,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+
+from qtrain.train import metrics
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -112,31 +113,35 @@ def _height(module) -> float:
 def _sidecar(module, quick: bool, found: dict) -> dict:
     """What a figure was made from; no date, so that it is reproducible too."""
     inputs = [RESULTS / module.PAPER / f"{name}.jsonl" for name in getattr(module, "INPUTS", ())]
+    inputs = [path for path in inputs if path.exists()]  # a figure can do without some
     return {
         "figure": module.__name__,
         "caption": module.__doc__,
         "quick": quick,
-        "commit": commit(),
-        "inputs": {  # one that a figure can do without may be missing
-            p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs if p.exists()
-        },
-        "data_sha256": hashlib.sha256(
-            json.dumps(found, sort_keys=True, default=_plain).encode()
-        ).hexdigest(),
+        "commit": metrics.commit(),
+        "inputs": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs},
+        "configs": {path.name: configs(path) for path in inputs},
+        "data_sha256": _digest(found),
         "versions": {n: importlib.metadata.version(n) for n in ("matplotlib", "numpy", "jax")},
     }
 
 
+def configs(path: pathlib.Path) -> str | None:
+    """SHA-256 of the distinct configurations of a result file's rows, whatever their order.
+
+    The same after a repetition of the same runs. None where the rows are of no recipe.
+    """
+    found = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    recipes = {json.dumps(row["recipe"], sort_keys=True) for row in found if "recipe" in row}
+    return _digest(sorted(recipes)) if recipes else None
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
 def _plain(value):
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def commit() -> str | None:
-    """The checkout's commit, or None outside one."""
-    run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=FOLDER, capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip() or None
 
 
 def main(module_name: str) -> None:
