@@ -10,10 +10,17 @@ there already, from the same configuration, is not repeated.
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from qtrain.train.host import keep_freed_pages
+from qtrain.train.interrupt import leave_on_interrupt, raise_on_interrupt
 
+STOPPED = "stopped; finished runs are kept, the same command goes on: " + shlex.join(
+    ["python", "scripts/sweep.py", *sys.argv[1:]]
+)
+if __name__ == "__main__":
+    leave_on_interrupt(STOPPED)  # seconds of imports follow
 keep_freed_pages()  # before JAX allocates anything
 
 import dataclasses  # noqa: E402
@@ -70,7 +77,11 @@ def variants(options: Options) -> dict[str, Recipe]:
 
 
 def main(options: Options) -> None:
-    """Trains what is missing in the result file."""
+    """Trains what is missing in the result file.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C; the run that it met leaves no row.
+    """
     from qtrain.train.data import load
 
     out = options.out or RESULTS / options.recipe / "ablations.jsonl"
@@ -100,10 +111,13 @@ def _train(name: str, recipe: Recipe, dataset, seed: int) -> dict:
     from qtrain.train import metrics
     from qtrain.train.loop import NotFinite, Settings, fit
 
+    raise_on_interrupt()
     folder = Path(tempfile.mkdtemp(prefix="sweep-"))
     try:
         try:
             result = fit(recipe, dataset, Settings(folder=folder, seed=seed))
+            if result.interrupted:
+                raise KeyboardInterrupt
             outcome = {"accuracy": result.accuracy, "loss": result.loss, "skipped": result.skipped,
                        "step_seconds": result.step_seconds}  # fmt: skip
         except NotFinite as error:  # an ablation may fail: that is its result
@@ -153,3 +167,6 @@ if __name__ == "__main__":
         main(tyro.cli(Options, description=__doc__))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(f"\n{STOPPED}", file=sys.stderr)
+        sys.exit(130)

@@ -1,9 +1,11 @@
 """The sweep: a row per run, none twice, and again after a change of configuration."""
 
 import json
+import signal
 
 import pytest
 
+from qtrain.train import loop
 from scripts import sweep
 
 QUICK = {"recipe": "wang2018fp8", "only": ("float32",), "seeds": (0,), "model": "mlp", "epochs": 1}
@@ -36,6 +38,25 @@ def test_a_row_cut_off_by_a_kill_is_run_again(tmp_path):
     out.write_text(whole + whole[: len(whole) // 2])
     sweep.main(sweep.Options(**{**QUICK, "seeds": (0, 1)}, out=out))
     assert [(r["variant"], r["seed"]) for r in rows(out)] == [("float32", 0), ("float32", 1)]
+
+
+def test_an_interrupted_run_leaves_no_row(tmp_path, monkeypatch):
+    """Ctrl-C in the second epoch, where one evaluation is done: no result, and no further run.
+
+    Kills: sweep.py: `if result.interrupted:` left out.
+    """
+    out = tmp_path / "rows.jsonl"
+    advance = loop._Run.advance
+
+    def interrupted(run):
+        if run.step == run.epoch:
+            signal.raise_signal(signal.SIGINT)
+        advance(run)
+
+    monkeypatch.setattr(loop._Run, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.main(sweep.Options(**{**QUICK, "epochs": 2, "seeds": (0, 1)}, out=out))
+    assert rows(out) == []
 
 
 def test_unknown_variant():

@@ -27,6 +27,18 @@ def test_help_shows_the_recipes_own_values(capsys, monkeypatch):
         assert re.search(rf"{re.escape(flag)} \{{(?:(?!--).)*{re.escape(value)}", out), flag
 
 
+def test_no_loss_scale_and_other_sums_are_flags():
+    """Kills: wang2018fp8.py: `if scale == NONE:` left out."""
+    module = recipes.get("wang2018fp8")
+    argv = ["--loss-scale", "none", "--accumulate.intra", "e6m5", "--accumulate.product", "e5m4"]
+    recipe = module.recipe(train._parse(module, ["wang2018fp8", *argv])[0])
+    assert recipe.loss_scale is None
+    accum = recipe.accumulator[-1].setting.weight_grad
+    assert (accum.fmt, accum.intra, accum.product) == ("e6m9", "e6m5", "e5m4")
+    same, _ = train._parse(module, ["wang2018fp8", "--accumulate.intra", "None"])
+    assert module.recipe(same) == module.recipe()
+
+
 @pytest.mark.parametrize(
     ("argv", "optimizer"),
     [
