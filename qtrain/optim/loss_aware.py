@@ -114,7 +114,8 @@ def _optimum(w, c, k: int) -> tuple[jax.Array, jax.Array]:
 
     The nearest codes change only at the d k scales alpha where |w_i| / alpha = (j - 1/2) / k, j =
     1..k. As alpha falls through one of these, code i grows from (j - 1) / k to j / k, and so do
-    P = sum c |w| b and S = sum c b^2: the largest P^2 / S wins, its scale is P / S.
+    P = sum c |w| b and S = sum c b^2: the largest P^2 / S wins, its scale is P / S. Time and
+    memory grow as d k.
     """
     size, j = jnp.abs(w).reshape(-1, 1), jnp.arange(1, k + 1, dtype=jnp.float32)
     weight = c.reshape(-1, 1)
@@ -122,7 +123,7 @@ def _optimum(w, c, k: int) -> tuple[jax.Array, jax.Array]:
     order = jnp.argsort(-where, stable=True)
     p = jnp.cumsum((jnp.broadcast_to(weight * size, (size.size, k)) / k).reshape(-1)[order])
     s = jnp.cumsum((weight * (2 * j - 1) / k**2).reshape(-1)[order])
-    best = jnp.argmax(p**2 / s)
+    best = jnp.argmax(p / jnp.sqrt(s))  # the square of p may underflow
     reached = jnp.argsort(order) <= best
     codes = jnp.sign(w) * reached.reshape(-1, k).sum(axis=1).reshape(w.shape) / k
     return _least_squares(w, c, codes), codes

@@ -38,10 +38,14 @@ def stored(
     `init` takes the wide weights, of which `narrow` gives those to begin with. `update` returns
     the difference to the next narrow weights: after `optax.apply_updates`, they may be off by a
     rounding, since p + (q - p) need not be q; `narrow` gives them exactly.
+
+    Raises:
+      ValueError: `init` finds no weight of a name in `quantizers`; `update` without the weights.
     """
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
+        _check_names(quantizers, params)
         return StoredState(params, inner.init(params))
 
     def update(grads, state, params=None, **extra):
@@ -78,8 +82,17 @@ def narrow(state: optax.OptState, quantizers: Mapping[str, Stored]) -> optax.Par
 
 def leaf_path(path) -> str:
     """Names of a leaf's path joined by "/", without the slot of an nnx variable's value."""
-    names = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", "")))) for p in path]
-    return "/".join(name for name in names if name not in ("", "value"))
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # elsewhere, a layer's own name
+        path = path[:-1]
+    return "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
+
+
+def _check_names(quantizers: Mapping[str, Stored], params: optax.Params) -> None:
+    """A quantizer that meets no weight would silently leave it wide."""
+    names = [leaf_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    for name in quantizers:
+        if name not in names:
+            raise ValueError(f"no weight is called {name!r}: there are {', '.join(names)}")
 
 
 def _second_moments(state: optax.OptState) -> dict[str, jax.Array]:

@@ -29,7 +29,8 @@ class Stochastic:
     mean is g; the squared error is at most s |g|_1 / k in the mean [hou2019analysis, Lemma 3].
 
     clip: first cuts values to +-clip sigma, where sigma is the standard deviation of the tensor's
-    values about their mean: smaller s and error, but biased [hou2019analysis, Prop. 3].
+    values about their mean: smaller s and error, but biased [hou2019analysis, Prop. 3]. Where all
+    values are equal, sigma is 0: the rule would erase the gradient, so it stays as it is.
     """
 
     bits: int = 2
@@ -56,9 +57,7 @@ class Stochastic:
         if g.size == 0:
             return Packed(jnp.zeros(0, jnp.uint32), jnp.zeros((), jnp.float32))
         if self.clip is not None:
-            sigma = jnp.std(g)  # 0 for a single value: nothing to cut
-            most = jnp.where(sigma > 0, self.clip * sigma, jnp.inf)
-            g = jnp.clip(g, -most, most)
+            g = _cut(g, self.clip)
         scale = jnp.max(jnp.abs(g))
         share = jnp.abs(g) / jnp.where(scale > 0, scale, 1)
         levels = cast(share * np.float32(self.levels), Int(self.bits, signed=False), key)
@@ -74,3 +73,13 @@ class Stochastic:
     def describe(self) -> str:
         """A short text for tables."""
         return f"SQ{self.bits}" + ("" if self.clip is None else f", clipped at {self.clip:g} sigma")
+
+
+def _cut(g: jax.Array, clip: float) -> jax.Array:
+    """Values of `g` beyond +-clip sigma moved there."""
+    largest = jnp.max(jnp.abs(g))
+    unit = jnp.where(largest > 0, largest, 1)
+    sigma = unit * jnp.std(g / unit)  # of g itself, squares leave float32 below 1e-19, above 1e19
+    equal = jnp.min(g) == jnp.max(g)  # their computed sigma is a rounding error, seldom 0
+    most = jnp.where(equal, jnp.inf, clip * sigma)
+    return jnp.clip(g, -most, most)
