@@ -29,8 +29,10 @@ class Affine:
         S = (max - min) / (2^bits - 1),   q = round(clip((x - min) / S)),   x' = q S + min
 
     Float arithmetic ("fake quantization"): x' is off by a rounding of q S and one of the sum,
-    each of them done, whatever the compiler fuses. The gradient is that of the identity. An
-    array whose values are all the same stays as it is; a NaN makes all values NaN.
+    each of them done, whatever the compiler fuses. The gradient is that of the identity. Values
+    that share a range and are all the same stay as they are (with sample_mean, but for the rounding
+    of the mean); a NaN, an infinity or max - min beyond float32 makes all of them NaN. Float32
+    subnormals may count as zero.
 
     range, of which min and max are taken:
       tensor       the whole array
@@ -70,7 +72,12 @@ class Affine:
         return f"{self.bits}-bit affine{rounding}, {per}"
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Rounds `x`, of at least one dimension; `key` is for stochastic rounding alone."""
+        """Rounds `x`, of at least one dimension; `key` is for stochastic rounding alone.
+
+        Raises:
+          TypeError: `x` is no float array.
+          ValueError: stochastic rounding has no key.
+        """
         return self.within(x, *self.bounds(lax.stop_gradient(x)), key)
 
     def bounds(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -83,25 +90,32 @@ class Affine:
         over = tuple(d for d in range(x.ndim) if d not in kept[self.range])
         low, high = jnp.min(x, over, keepdims=True), jnp.max(x, over, keepdims=True)
         if self.range == "sample_mean":
-            low, high = low.mean(0, keepdims=True), high.mean(0, keepdims=True)
+            # not `mean`: XLA divides by the constant, or multiplies by its inverse under jit
+            share = np.float32(1 / len(x))
+            low, high = (_rounded(b.sum(0, keepdims=True) * share) for b in (low, high))
         return low, high
 
     def within(
         self, x: jax.Array, low: jax.Array, high: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
         """Rounds `x` to 2^bits values from `low` to `high`; the gradient is the identity's."""
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"cannot round {x.dtype} values: cast them to float32 first")
         key = key if self.needs_key else None
         fmt = Int(self.bits, signed=False)
         spread = high - low
         # a divisor that is no constant: XLA would multiply by its inverse, but only under jit
-        steps = jnp.where(spread > 0, np.float32(fmt.max), 1)
-        step = jnp.maximum(jnp.where(spread > 0, spread, 1) / steps, _LEAST)
+        top = jnp.where(spread > 0, np.float32(fmt.max), 1)
+        step = jnp.maximum(jnp.where(spread > 0, spread, 1) / top, _LEAST)
 
         def rounded(x):
-            codes = cast((x.astype(jnp.float32) - low) * (1 / step), fmt, key)
-            scaled = codes * step
-            # the select keeps compilers from fusing the product with the sum: other bits
-            scaled = jnp.where(scaled == scaled, scaled, jnp.float32(jnp.nan))
-            return jnp.where(spread == 0, low, scaled + low).astype(x.dtype)
+            steps = (x.astype(jnp.float32) - low) * (1 / step)
+            codes = cast(steps, fmt, key, rounding=self.rounding)
+            return jnp.where(spread == 0, low, _rounded(codes * step) + low).astype(x.dtype)
 
         return straight_through(rounded, x)
+
+
+def _rounded(product: jax.Array) -> jax.Array:
+    """The product, which this select keeps compilers from fusing with a sum: other bits."""
+    return jnp.where(product == product, product, jnp.float32(jnp.nan))
