@@ -47,6 +47,8 @@ def fit(recipe: Recipe, dataset: Dataset, settings: Settings) -> Result:
       NotFinite: loss, weights or outputs are NaN or infinite; names step, place and remedy.
       ValueError: the recipe does not fit the model or the data, or the checkpoint the settings.
       OSError: the folder cannot be written.
+      KeyboardInterrupt: the last step was interrupted; it is done and saved, but what the
+        caller would go on with is not wanted.
     """
     run = _Run(recipe, dataset, settings)
     try:
@@ -60,6 +62,8 @@ def fit(recipe: Recipe, dataset: Dataset, settings: Settings) -> Result:
                     run.advance()
                 if run.saved != run.step:  # interrupted
                     run.save()
+            if interrupt.requested and run.step == run.steps:  # in the last step
+                raise KeyboardInterrupt
     finally:
         run.writer.close()
     return run.result()

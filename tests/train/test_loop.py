@@ -105,6 +105,18 @@ def test_interrupt_and_resume(whole, tmp_path, monkeypatch, step):
     assert resumed.accuracy == whole.accuracy
 
 
+def test_an_interrupt_in_the_last_step_reaches_the_caller(tmp_path, monkeypatch):
+    """The run is done and saved, but train.py must not go on with the baseline.
+
+    Kills: loop.py: `if interrupt.requested and run.step == run.steps` -> `if False`.
+    """
+    interrupt_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny.float32(), tiny.dataset(), Settings(folder=tmp_path, steps=2, quiet=True))
+    assert (tmp_path / "checkpoints" / "2" / "seal.json").exists()
+    assert [r["step"] for r in rows(tmp_path, "eval")] == [2]
+
+
 def test_resume_after_the_end(whole, tmp_path, monkeypatch):
     """Nothing is compiled, trained or added, but accuracy and time per step are reported.
 
