@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import jax
@@ -60,7 +61,7 @@ class Scale:
         groups, restore = self._grouped(jnp.asarray(x, jnp.float32))
         magnitude = jnp.abs(groups)
         if self.method == "percentile":
-            top = jnp.percentile(magnitude, self.percentile, axis=-1, keepdims=True)
+            top = _percentile(magnitude, self.percentile)
         else:
             top = jnp.max(magnitude, axis=-1, keepdims=True)
         usable = (top > 0) & jnp.isfinite(top)
@@ -93,6 +94,22 @@ class Scale:
         groups = last.reshape(*last.shape[:-1], -1, self.block)
         spread = lambda s: jnp.broadcast_to(s, groups.shape).reshape(last.shape)  # noqa: E731
         return groups, lambda s: jnp.moveaxis(spread(s), -1, axis)
+
+
+def _percentile(x: jax.Array, percent: float) -> jax.Array:
+    """`jnp.percentile` of the last axis, kept; NaN if a value is.
+
+    That one rounds the rank among n values to float32, in one way under jit and in another
+    without. Here it is a number before anything is traced; and the select keeps compilers from
+    contracting product and sum, which would change the bits too.
+    """
+    x = jnp.sort(x, axis=-1)
+    share, below = math.modf(percent * (x.shape[-1] - 1) / 100)
+    low = x[..., int(below), None]
+    if share:
+        part = np.float32(share) * (x[..., int(below) + 1, None] - low)
+        low = low + jnp.where(part == part, part, np.float32(np.nan))
+    return jnp.where(jnp.isnan(x[..., -1:]), np.float32(np.nan), low)
 
 
 def divide(x: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
