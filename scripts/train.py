@@ -86,6 +86,8 @@ class Run:
     """Steps between checkpoints; default: each epoch."""
     mesh: str = "data=1"
     """Devices that share each batch; on CPU, as many as asked for are made."""
+    workers: int | None = None
+    """The same as --mesh data=WORKERS."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where several processes share the mesh."""
     processes: int = 1
@@ -189,7 +191,9 @@ def _train(module: Any, options: Any, run: Run, argv: list[str]) -> int:
         raise ValueError(f"processes must be at least 1, not {run.processes}")
     if run.resume and run.out is not None and not run.out.is_dir():
         raise ValueError(f"nothing to resume: there is no folder {run.out}")
-    devices = mesh.parse(run.mesh)
+    devices = mesh.parse(run.mesh if run.workers is None else f"data={run.workers}")
+    if run.workers is not None and run.mesh not in (Run.mesh, f"data={run.workers}"):
+        raise ValueError(f"--workers {run.workers} contradicts --mesh {run.mesh}: give one of them")
     mesh.start(
         devices, coordinator=run.coordinator, processes=run.processes, process_id=run.process_id
     )

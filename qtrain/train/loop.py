@@ -29,6 +29,7 @@ from qtrain.train.settings import Result, Settings
 from qtrain.train.state import create, loss_scale
 from qtrain.train.step import PLACES, eval_step, train_step
 from qtrain.train.stopwatch import Stopwatch
+from qtrain.wire import traffic
 
 MOST_SKIPPED = 50  # in a row; by then a dynamic loss scale has gone from 2^24 down to 1
 REMEDY = "try a lower --optimizer.lr, or a format of more range"
@@ -90,6 +91,7 @@ class _Run:
         self.loss: float | None = None
         self.accuracy: float | None = None
         self.compile_seconds: float | None = None
+        self._sent: float | None = None
         self._order = functools.lru_cache(1)(functools.partial(order, n, settings.seed))
         self._train: Any = jax.jit(functools.partial(train_step, program), donate_argnums=0)
         self._eval = jax.jit(functools.partial(eval_step, program))
@@ -144,6 +146,8 @@ class _Run:
         images, labels = self._batch(np.arange(self.recipe.batch_size))
         self._train = self._train.lower(self.state, images, labels).compile()
         self.compile_seconds = time.perf_counter() - start
+        if self.recipe.wire is not None:
+            self._sent = sum(t.payload for t in traffic(self._train.as_text()))
         self.bar.start_at(self.step)
         self._watch.start()
 
@@ -259,6 +263,7 @@ class _Run:
             key=self.recipe.key, folder=self.settings.folder, step=self.step, steps=self.steps,
             loss=self.loss, accuracy=self.accuracy, skipped=self.skipped,
             step_seconds=self._watch.mean, compile_seconds=self.compile_seconds,
+            sent=self._sent, params=sum(w.size for w in jax.tree.leaves(self.state.params)),
             interrupted=self.step < self.steps,
         )  # fmt: skip
 

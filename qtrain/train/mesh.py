@@ -39,6 +39,10 @@ def start(devices: int, *, coordinator: str | None, processes: int, process_id: 
         raise ValueError(f"{processes} processes need --coordinator HOST:PORT, the same for all")
     with contextlib.suppress(RuntimeError):  # already running: `create` counts what there is
         jax.config.update("jax_num_cpu_devices", devices // processes)
+        if devices > 1:
+            # devices of a CPU share one pool of threads: steps begun ahead of time can take them
+            # all, and then wait for ever for the device that got none
+            jax.config.update("jax_cpu_enable_async_dispatch", False)
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(coordinator, processes, process_id)

@@ -34,6 +34,12 @@ def show(recipe: Recipe, dataset: Dataset, results: Sequence[Result], folder: Pa
         if ours.step_seconds and reference.step_seconds:
             ratio = ours.step_seconds / reference.step_seconds
             console.print(f"emulation costs {ratio:.1f} times the float32 step on this machine")
+    if results[0].sent:
+        sent, whole = results[0].sent, 4 * results[0].params
+        console.print(
+            f"each worker sends {sent:,.0f} bytes a step, 1/{whole / sent:.2f} of its gradients in"
+            f" float32 ({whole:,})"
+        )
     for result in results:
         console.print(
             f"{result.key}: metrics {result.folder / metrics.NAME},"

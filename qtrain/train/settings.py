@@ -38,4 +38,6 @@ class Result:
     skipped: int  # steps that the loss scale left out
     step_seconds: float | None  # mean over all sittings; steps alone
     compile_seconds: float | None  # None if no step was left
+    sent: float | None  # bytes a worker sends in each step; where a codec is at work and compiled
+    params: int  # number of weights
     interrupted: bool

@@ -89,7 +89,7 @@ def create(
 
 
 def optimizer(
-    recipe: Recipe, steps: int, quantizers: dict[str, Any]
+    recipe: Recipe, steps: int, quantizers: dict[str, Any] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """The recipe's optimizer, with its rounding, its narrow weights and its loss scale."""
     settings, rate = recipe.optimizer, _schedule(recipe.optimizer, steps)
