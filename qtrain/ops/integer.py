@@ -1,8 +1,9 @@
 """GEMMs of int8 operands in integers: int8 x int8 -> int32, as tensor cores and DSPs do them.
 
 An operand that `Cast` rounded to codes times one scale is divided by that scale again, which
-gives back the codes exactly. With scales that are powers of two and sums below 2^24, the
-result is that of the float32 GEMM, bit for bit; otherwise only that one rounds.
+gives back the codes exactly. With scales that are powers of two, whose product is a normal
+float32 number, and sums of magnitudes below 2^24, the result is that of the float32 GEMM, bit
+for bit; otherwise that one rounds its sums too. A NaN in an operand makes all results NaN.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ def check(role: str, quantizer) -> None:
 
 
 def scale_of(quantizer: Cast, x: jax.Array) -> jax.Array:
-    """The scale that `quantizer` divides x by, a float32 scalar."""
+    """The scale that `quantizer` divides x by, a float32 scalar; NaN, which no code stands for,
+    if x has one.
+    """
     assert quantizer.scale is not None  # `check`
-    return quantizer.scale(lax.stop_gradient(x), formats.get(quantizer.fmt)).reshape(())
+    x = lax.stop_gradient(x)
+    scale = quantizer.scale(x, formats.get(quantizer.fmt)).reshape(())
+    return jnp.where(jnp.any(jnp.isnan(x)), jnp.float32(jnp.nan), scale)
 
 
 def matmul(a: jax.Array, b: jax.Array, scale_a: jax.Array, scale_b: jax.Array) -> jax.Array:
@@ -41,15 +46,18 @@ def matmul(a: jax.Array, b: jax.Array, scale_a: jax.Array, scale_b: jax.Array) -
     K is at most 131,071: 128^2 K must stay below 2^31.
     """
     if a.shape[-1] >= 2**17:
-        raise ValueError(f"a sum of {a.shape[-1]} products of int8 may not fit into int32")
+        raise ValueError(
+            f"a sum of {a.shape[-1]} products of int8 may not fit into int32: at most 131071, or"
+            " float32 GEMMs"
+        )
     total = lax.dot_general(
         _codes(a, scale_a), _codes(b, scale_b), (((2,), (1,)), ((0,), (0,))),
         preferred_element_type=jnp.int32,
     )  # fmt: skip
-    return total.astype(jnp.float32) * scale_a * scale_b
+    return total.astype(jnp.float32) * (scale_a * scale_b)
 
 
 def _codes(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """The codes: each quotient is within 2^-22 of an integer below 2^8."""
+    """The codes: each quotient is within 2^-15 of an integer of at most 2^7."""
     codes = lax.round(x.astype(jnp.float32) / scale, lax.RoundingMethod.TO_NEAREST_EVEN)
     return jnp.clip(codes, np.float32(-128), np.float32(127)).astype(jnp.int8)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from qtrain.quantize.estimator import straight_through
+
 Constant = Literal["paper", "code"]
 
 
@@ -58,28 +60,42 @@ def range_moments(
       axis_name: inside `jax.shard_map`, the mesh axis that the batch is split over: the values
         of all its devices count. Without it, those of this device alone.
 
-    The gradient of a maximum is shared among the values that attain it.
+    The mean lies between the least and the largest value, however sums round: a constant channel
+    has itself as mean. The gradient of a maximum is shared among the values that attain it.
 
     Raises:
       ValueError: chunks do not divide the number of values, or are of fewer than 2.
     """
-    values = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+    values = x.astype(jnp.float32).reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if chunks < 1 or len(values) % chunks:
         raise ValueError(f"{len(values)} values per channel cannot be cut into {chunks} chunks")
+    length = len(values) // chunks
+    if axis_name is not None and chunks == 1:
+        length *= lax.axis_size(axis_name)
+    factor = range_constant(length, constant)
     parts = values.reshape(chunks, -1, x.shape[-1])
     high, low, mean = parts.max(axis=1), parts.min(axis=1), values.mean(axis=0)
-    length = parts.shape[1]
     if axis_name is not None:
-        # collected, since JAX knows no gradient of pmax
-        gather = functools.partial(lax.all_gather, axis_name=axis_name)
         mean = lax.pmean(mean, axis_name)
-        high, low = gather(high), gather(low)
-        if chunks == 1:  # the range of all values; chunks stay parts of one device's values
-            length *= high.shape[0]
-            high, low = high.max(axis=0), low.min(axis=0)
-        high, low = high.reshape(-1, x.shape[-1]), low.reshape(-1, x.shape[-1])
-    spread = high.mean(axis=0) - low.mean(axis=0)
-    return Moments(mean, range_constant(length, constant) * spread + jnp.float32(epsilon))
+        high, low = _gather(high, axis_name), _gather(low, axis_name)
+    least, largest = low.min(axis=0), high.max(axis=0)
+    if chunks == 1:  # the range of all values; chunks stay parts of one device's values
+        spread = largest - least
+    else:
+        spread = high.mean(axis=0) - low.mean(axis=0)
+    mean = straight_through(lambda m: jnp.clip(m, least, largest), mean)
+    return Moments(mean, factor * spread + jnp.float32(epsilon))
+
+
+def _gather(x: jax.Array, axis_name: str) -> jax.Array:
+    """(parts, C) of all devices, one after another; the same on each.
+
+    A sum with zeros: JAX knows no gradient of pmax, and takes what all_gather returns for
+    something that differs between devices.
+    """
+    size = lax.axis_size(axis_name)
+    own = (jnp.arange(size) == lax.axis_index(axis_name))[:, None, None]
+    return lax.psum(jnp.where(own, x, 0), axis_name).reshape(-1, x.shape[-1])
 
 
 def round_error(x: jax.Array, quantizer, key: jax.Array | None = None) -> jax.Array:
