@@ -41,7 +41,12 @@ ROWS = (  # of the README's table: title, pattern of the cases' names, highest r
     ("the same, stochastic", r"dot \d+ stochastic chunk \d+", 10.0),
     ("dot 512, float32 operands, nearest", "dot .*float32 operands", 6.0),
     ("conv 3x3, forward and both gradients", "conv .*", 8.0),
-    ("training step of the small CNN, whole FP8 recipe", "training step.*", 5.0),
+    ("training step of the small CNN, whole FP8 recipe", "training step.*, wang2018fp8", 5.0),
+    ("the same with batch norm, 8-bit operands", "training step.*, 8-bit operands", 1.6),
+    ("of these, one role alone", "training step.*, 8-bit (weights|activations|errors)", 1.6),
+    ("8-bit operands and range norm", "training step.*, banner2018scalable", 1.6),
+    ("of these, range norm alone", "training step.*, range norm in float32", 1.6),
+    ("int8 operands, against qwix's step", "training step.*, int8 against qwix", 1.0),
 )
 
 
@@ -141,26 +146,10 @@ def conv_cases() -> Iterator[Case]:
 
 
 def step_cases() -> Iterator[Case]:
-    """A training step of the small CNN, whole recipe against float32, same batch."""
-    from qtrain.recipes import wang2018fp8
-    from qtrain.recipes.base import baseline
-    from qtrain.train.data import load
-    from qtrain.train.state import create
-    from qtrain.train.step import train_step
+    """Training steps of the small CNNs, same batch: see `bench_steps`."""
+    from scripts.bench_steps import pairs
 
-    recipe = wang2018fp8.recipe()
-    dataset = load(recipe.data)
-    pairs = [create(r, dataset, seed=0, steps=496) for r in (baseline(recipe), recipe)]
-    (plain, plain_state), (emulated, state) = pairs
-    images, labels = (
-        jnp.asarray(x[: recipe.batch_size]) for x in (dataset.train_x, dataset.train_y)
-    )
-    yield Case(
-        f"training step, {recipe.model}, batch {recipe.batch_size}, {recipe.key}",
-        lambda old, _, x, y: train_step(plain, old, x, y),
-        lambda _, old, x, y: train_step(emulated, old, x, y),
-        (plain_state, state, images, labels), recipe.batch_size,
-    )  # fmt: skip
+    yield from (Case(*pair) for pair in pairs())
 
 
 def measure(case: Case, rounds: int) -> dict:
@@ -200,15 +189,17 @@ def measure(case: Case, rounds: int) -> dict:
 
 
 def table(path: pathlib.Path) -> str:
-    """The README's table: for each version of JAX the latest ratios; above the goal in bold."""
+    """The README's table: per version of JAX and number of cores the latest ratios; above the
+    goal in bold.
+    """
     found: dict[str, dict[str, float]] = {}
     version = ""
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        version = row["versions"]["jax"] if "versions" in row else version
+        version = _column(row) if "versions" in row else version
         if "case" in row:
             found.setdefault(version, {})[row["case"]] = row["ratio"]
-    head = ["every value or addition rounded exactly", "goal", *(f"jax {v}" for v in found)]
+    head = ["every value or addition rounded exactly", "goal", *found]
     lines = [head, ["---"] * len(head)]
     for title, pattern, goal in ROWS:
         cells = [
@@ -217,6 +208,13 @@ def table(path: pathlib.Path) -> str:
         ]
         lines.append([title, f"{goal:g}", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _column(row: dict) -> str:
+    """The head of a run's column; two cores, the README's machine, go without saying."""
+    cores = row.get("device", {}).get("cores", 2)
+    suffix = {1: ", one core", 2: ""}.get(cores, f", {cores} cores")
+    return f"jax {row['versions']['jax']}{suffix}"
 
 
 def _cell(ratios: list[float], goal: float) -> str:
@@ -267,6 +265,7 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
     try:
         main(tyro.cli(Options, description=__doc__))
     except (ValueError, OSError) as error:

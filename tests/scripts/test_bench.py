@@ -2,9 +2,15 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from scripts import bench
+from qtrain.recipes.base import baseline
+from qtrain.train.data import load
+from qtrain.train.state import create
+from qtrain.train.step import train_step
+from scripts import bench, bench_steps
 
 
 @pytest.fixture
@@ -46,3 +52,46 @@ def test_table_shows_the_latest_and_marks_what_misses_its_goal(tmp_path):
     lines = bench.table(path).splitlines()
     assert lines[0].endswith("| goal | jax 1.0 | jax 2.0 |")
     assert lines[2] == "| cast of 16M values in place, nearest | 1.5 | **1.2 to 1.6** | 1.5 |"
+
+
+def test_table_has_a_column_for_another_number_of_cores(tmp_path):
+    """Kills: bench.py `_column`: `{suffix}` gone."""
+    rows = [
+        {"versions": {"jax": "1.0"}, "device": {"cores": 2}},
+        {"case": "cast nearest e5m2", "ratio": 1.2},
+        {"versions": {"jax": "1.0"}, "device": {"cores": 1}},
+        {"case": "cast nearest e5m2", "ratio": 1.3},
+    ]
+    path = tmp_path / "bench.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = bench.table(path).splitlines()
+    assert lines[0].endswith("| goal | jax 1.0 | jax 1.0, one core |")
+    assert lines[2].endswith("| 1.5 | 1.2 | 1.3 |")
+
+
+def test_every_training_step_has_its_own_goal():
+    """Kills: bench.py ROWS: `training step.*, wang2018fp8` -> `training step.*`."""
+    goals = {
+        name: bench.Case(f"training step, model, batch 128, {name}", abs, abs, (), 1).goal
+        for name in (*bench_steps.recipes(), "int8 against qwix")
+    }
+    assert goals.pop("wang2018fp8") == 5.0
+    assert goals.pop("int8 against qwix") == 1.0
+    assert set(goals.values()) == {1.6}
+    assert len(goals) == 6
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:qwix")
+def test_qwix_multiplies_int8_alone():
+    """In all GEMMs of its step. Kills: bench_steps.py `with_qwix`: `bwd_qtype="int8"` gone."""
+    pytest.importorskip("qwix")
+    recipe = baseline(bench_steps.int8())
+    dataset = load(recipe.data)
+    program, state = create(recipe, dataset, seed=0, steps=1)
+    images, labels = jnp.asarray(dataset.train_x[:2]), jnp.asarray(dataset.train_y[:2])
+    theirs = bench_steps.with_qwix(program, state, images)
+    step = jax.jit(lambda state, x, y: train_step(theirs, state, x, y))
+    lines = step.lower(state, images, labels).as_text().splitlines()
+    gemms = [x for x in lines if "stablehlo.convolution" in x or "stablehlo.dot_general" in x]
+    assert len(gemms) >= 11  # three per layer, but for the first layer's input gradient
+    assert all(line.count("xi8>") == 2 for line in gemms)
