@@ -103,7 +103,11 @@ class RangeBatchNorm(nnx.Module):
             y = (x - self.mean[...]) / self.spread[...]
         else:
             y = self._normalized(x)
-        y = (y * self.scale[...] + self.bias[...]).astype(dtype)
+        if self.scale is not None:
+            y = y * self.scale[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        y = y.astype(dtype)
         if settings.error is not None:
             y = round_error(y, settings.error, None if key is None else fold(key, "error"))
         return y
@@ -126,7 +130,7 @@ class RangeBatchNorm(nnx.Module):
             )  # fmt: skip
             return (part - found.mean) / found.spread, found
 
-        parts = x.reshape(settings.replicas, -1, *x.shape[1:])
+        parts = x.reshape(settings.replicas, len(x) // settings.replicas, *x.shape[1:])
         y, found = jax.vmap(one)(parts)
         self._track(jax.tree.map(lambda m: m.mean(axis=0), found))
         return y.reshape(x.shape)
@@ -139,10 +143,10 @@ class RangeBatchNorm(nnx.Module):
 
 def replace_batch_norms(model: Model, settings: RangeNorm) -> Model:
     """Puts a `RangeBatchNorm` in the place of each nnx.BatchNorm, in place; scales and biases
-    stay those of the model.
+    stay those of the model, or none where it has none.
 
     Raises:
-      ValueError: the model has none.
+      ValueError: the model has no batch normalization, or one over another axis than the last.
     """
     found = [
         (path, module, name, child)
@@ -154,13 +158,20 @@ def replace_batch_norms(model: Model, settings: RangeNorm) -> Model:
         raise ValueError(
             f"{type(model).__name__} has no batch normalization to replace: take a model that has"
         )
-    for _, module, name, child in found:
+    for path, module, name, child in found:
+        if child.axis != -1:
+            where = "/".join(map(str, (*path, name)))
+            raise ValueError(
+                f"{where} normalizes axis {child.axis}: a range is taken per channel of the last"
+                " axis, -1"
+            )
         new = RangeBatchNorm(child.num_features, settings, axis_name=child.axis_name)
         new.use_running_average = bool(child.use_running_average)
-        if child.scale is not None:
-            new.scale[...] = child.scale[...]
-        if child.bias is not None:
-            new.bias[...] = child.bias[...]
+        for part in ("scale", "bias"):
+            if (values := getattr(child, part)) is None:
+                setattr(new, part, nnx.data(None))
+            else:
+                getattr(new, part)[...] = values[...]
         _replace(module, name, new)
     return model
 
