@@ -83,10 +83,15 @@ def test_mean_range_of_examples(x):
 
 
 def test_values_beyond_the_mean_range_saturate():
-    """Examples of range [0, 2] and [0, 4]: the mean is [0, 3]. Kills: the widest range."""
+    """Examples of range [0, 2] and [0, 4]: the mean is [0, 3]. Kills: the widest range;
+    `jnp.where(spread == 0, low, ...)` left out: integers above `low`.
+    """
     x = jnp.array([[0.0, 2.0], [0.0, 4.0]])
     got = Affine(bits=2, range="sample_mean")(x)
     np.testing.assert_array_equal(got, [[0, 2], [0, 3]])
+    # examples of one value each: the mean range is a point
+    got = Affine(range="sample_mean")(jnp.array([[1.0], [4.0]]))
+    np.testing.assert_array_equal(got, [[2.5], [2.5]])
 
 
 @pytest.mark.parametrize("bits", range(2, 17))
@@ -121,7 +126,7 @@ def test_a_second_time_changes_nothing_in_a_fixed_range(x, bits, kind):
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -5e37, 2.0**-126])
 def test_constant_arrays_stay(kind, rounding, value):
-    """Kills: `jnp.where(spread == 0, low, ...)` left out with a step of 0."""
+    """Kills: the mean of max and min; 0 in place of `low` where the spread is 0."""
     x = jnp.full((4, 3), value)  # 4 examples: their mean is exact, their sum finite
     quantizer = Affine(rounding=rounding, range=kind)
     key = jax.random.key(0) if quantizer.needs_key else None
