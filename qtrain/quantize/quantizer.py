@@ -39,6 +39,11 @@ class Cast:
         """Whether a call draws random bits."""
         return self.rounding == "stochastic"
 
+    def describe(self) -> str:
+        """A short text for tables."""
+        rounding = "" if self.rounding == "nearest" else f" {self.rounding.replace('_', ' ')}"
+        return self.fmt + rounding
+
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Rounds `x`; `key` is needed for, and only used by, stochastic rounding."""
         fmt = formats.get(self.fmt)

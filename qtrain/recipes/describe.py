@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from qtrain.ops import Accumulator
-from qtrain.quantize import Cast
 from qtrain.recipes.base import FIRST, LAST, PLACES, Accumulators, Error, Recipe
 
 _NAMES = {FIRST: "first layer", LAST: "last layer"}
@@ -27,8 +26,6 @@ def _text(setting: Any) -> str:
         rest = [text for path, text in texts if path == ".*"]
         others = [f"{path} {text}" for path, text in texts if path != ".*" and text not in rest]
         return "; ".join(rest + others)
-    if isinstance(setting, Cast):
-        return _with_rounding(setting.fmt, setting.rounding)
     if isinstance(setting, Accumulator):
         return _accumulator(setting)
     if isinstance(setting, Error | Accumulators):
