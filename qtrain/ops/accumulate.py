@@ -47,6 +47,7 @@ def accumulate(
     Raises:
       TypeError: an operand is not float32.
       ValueError: chunk longer than K, or no key for stochastic rounding.
+      NotImplementedError: differentiated; `dot` and `conv` define a gradient, which is not.
     """
     for x in (lhs, rhs):
         if x.dtype != jnp.float32:
@@ -62,7 +63,7 @@ def accumulate(
     if batch * m * n * k == 0:
         return jnp.zeros((batch, m, n), jnp.float32)
     accum = _without_single_chunks(accum)
-    operands = [lhs, rhs]
+    operands = [_differentiable_never(lhs), _differentiable_never(rhs)]
     if accum.needs_key and key is not None:
         if index is None:
             index = lax.iota(jnp.uint32, batch * m * n).reshape(batch, m, n)
@@ -81,6 +82,20 @@ def accumulate(
     else:
         out = exact(*operands)
     return jnp.swapaxes(out, 1, 2) if flipped else out
+
+
+@jax.custom_jvp
+def _differentiable_never(x):
+    """`x`, with one clear error in place of what JAX says of loops."""
+    return x
+
+
+@_differentiable_never.defjvp
+def _(primals, tangents):
+    raise NotImplementedError(
+        "sums that are rounded have a gradient but no second derivative: for that, use a config"
+        " without accumulators"
+    )
 
 
 def _without_single_chunks(accum: Accumulator) -> Accumulator:

@@ -43,10 +43,17 @@ def conv(
 ) -> jax.Array:
     """Convolves (N, *spatial, Cin) with (*kernel, Cin / groups, Cout), channels last.
 
+    Derivatives are those of `dot`: reverse mode only, once.
+
     Raises:
-      ValueError: as `conv_general_dilated`.
+      ValueError: as `conv_general_dilated`, or x and w have not as many axes.
     """
     rank = x.ndim - 2
+    if rank < 0 or w.ndim != x.ndim:
+        raise ValueError(
+            f"cannot convolve {x.shape} with {w.shape}: (N, *spatial, Cin) and"
+            " (*kernel, Cin / groups, Cout) are needed"
+        )
     strides = (strides,) * rank if isinstance(strides, int) else tuple(strides)
     return conv_general_dilated(
         x, w, strides, padding, dimension_numbers=_channels_last(rank),
@@ -74,10 +81,14 @@ def conv_general_dilated(
     """`lax.conv_general_dilated` by way of `config`; lhs is the activation, rhs the weight.
 
     Raises:
+      TypeError: sums are rounded and an operand is not a float array.
       ValueError: a chunk is longer than its accumulation, a needed key is missing, or
         batch_group_count is not 1 where the backward or the sums are configured; a stride
-        below 1.
+        below 1, or not as many strides as spatial axes. Shapes, groups, paddings and dilations
+        that do not fit are lax's errors.
     """
+    if len(window_strides) != lhs.ndim - 2:
+        raise ValueError(f"{lhs.ndim - 2} strides are needed, not {tuple(window_strides)}")
     if min(window_strides, default=1) < 1:
         raise ValueError(f"strides must be at least 1, not {tuple(window_strides)}")
     keys = role_keys(config, key)

@@ -34,6 +34,9 @@ def dot(
 ) -> jax.Array:
     """Multiplies (M, K) by (K, N).
 
+    With an accumulator or an error quantizer there is reverse mode only (jax.jvp raises), and
+    with an accumulator in a backward GEMM no second derivative.
+
     Args:
       accum: accumulator of all three GEMMs, in place of a config.
       config: quantizers and accumulators by role.

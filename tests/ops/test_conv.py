@@ -109,6 +109,36 @@ def test_tiles_of_images_do_not_show(rounding, monkeypatch):
         np.testing.assert_array_equal(g, p)
 
 
+@pytest.mark.parametrize(
+    ("x", "w", "settings", "message"),
+    [
+        ((1, 4, 4, 3), (3, 3, 4), {}, r"cannot convolve \(1, 4, 4, 3\) with \(3, 3, 4\)"),
+        ((4,), (3,), {}, "cannot convolve"),
+        ((1, 4, 4, 3), (3, 3, 3, 4), {"strides": (1,)}, r"2 strides are needed, not \(1,\)"),
+        ((1, 4, 4, 3), (3, 3, 2, 4), {}, "feature dimension"),
+        ((1, 4, 4, 3), (3, 3, 1, 4), {"groups": 3}, "4 is not a multiple of 3"),
+        ((1, 4, 4, 3), (3, 3, 3, 4), {"groups": 0}, "positive integer, got 0"),
+        ((1, 4, 4, 3), (3, 3, 3, 4), {"padding": "FULL"}, "expected 'VALID'.* got FULL"),
+        ((1, 4, 4, 3), (3, 3, 3, 4), {"padding": [(1, 1)]}, "expected 2, got 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(x, w, settings, message):
+    """With sums and without, by one line. Kills: conv.py: the checks of axes and strides."""
+    for config in (ALL, qt.DotConfig()):
+        with pytest.raises((ValueError, TypeError, RuntimeError), match=message) as error:
+            qt.conv(jnp.ones(x), jnp.ones(w), config=config, **settings)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dilation", ["lhs_dilation", "rhs_dilation"])
+def test_dilations_of_zero_are_refused(dilation):
+    x, w = arrays()
+    with pytest.raises(TypeError, match="dilations must be positive"):
+        conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=NHWC, config=ALL, **{dilation: (0, 1)}
+        )
+
+
 def test_batch_groups_are_refused():
     x, w = jnp.ones((2, 4, 4, 2)), jnp.ones((2, 2, 2, 4))
     with pytest.raises(ValueError, match="batch_group_count must be 1 here, not 2"):

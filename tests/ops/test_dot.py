@@ -213,6 +213,23 @@ def test_errors_name_the_value_and_the_remedy(call, message):
     assert "\n" not in str(error.value)
 
 
+def test_derivatives_of_rounded_sums_end_here():
+    """Second ones, by one line; without accumulators they are those of lax.
+
+    Kills: accumulate.py `_differentiable_never`: left out (an error about fori_loop).
+    """
+    a = normal(0, (4, 4))
+
+    def second(config):
+        loss = lambda a: jnp.sum(qt.dot(a, jnp.ones((4, 4)), config=config) ** 2)  # noqa: E731
+        return jax.grad(lambda a: jnp.sum(jax.grad(loss)(a) ** 2))(a)
+
+    with pytest.raises(NotImplementedError, match="no second derivative") as error:
+        second(ALL)
+    assert "\n" not in str(error.value)
+    assert jnp.isfinite(second(qt.DotConfig(lhs=qt.Cast("e5m2"), dgrad=qt.Cast("e5m2")))).all()
+
+
 @hp.given(st.sampled_from([(0, 3, 2), (2, 0, 3), (2, 3, 0)]))
 def test_empty_operands(sizes):
     m, k, n = sizes
