@@ -201,8 +201,8 @@ def test_equals_scalar_loops(name):
     """K is (kh, kw, cin) forward, (kh, kw, cout) with the kernel flipped backward, (n, h, w) for
     the weights.
 
-    Kills: conv.py: K ordered (cin, kh, kw); groups of the output interleaved; strides and
-    dilations of the backward not swapped; the key of another role; an index that ignores groups.
+    Kills: conv.py: the kernel of the backward not flipped; its strides and dilations not swapped;
+    dilation of the kernel left out; the key of another role; the index without its groups.
     """
     compare(CASES[name])
 

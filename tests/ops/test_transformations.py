@@ -91,20 +91,14 @@ def test_inner_transformations(op, kind):
 
 @pytest.mark.parametrize(("op", "kind"), CASES)
 def test_vmap(op, kind):
-    """Over examples, each with its own key, of value and gradients.
-
-    Kills: scale.py: one scale for all.
-    """
+    """Over examples, each with its own key, of value and gradients."""
     f, arrays, keys, want = setting(op, kind)
     assert_same_bits(jax.jit(jax.vmap(functools.partial(gradients, f)))(*arrays, keys), want)
 
 
 @pytest.mark.parametrize(("op", "kind"), CASES)
 def test_sharding(op, kind):
-    """Eight devices: images or rows cut in four, the kernel's outputs in two.
-
-    Kills: conv.py, dot.py: random bits by an index that begins at 0 in each half of the outputs.
-    """
+    """Eight devices: images or rows cut in four, the kernel's outputs in two."""
     f, arrays, keys, want = setting(op, kind)
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("rows", "columns"))
     put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))  # noqa: E731

@@ -34,7 +34,7 @@ def bits(w: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("key", [0, 1, 2**31])
 def test_each_bit_is_fair(key):
-    """Kills: bits.py `mix`: the last xorshift left out."""
+    """Kills: bits.py `mix`: an or in place of the last exclusive or."""
     z = bits(words(key)).sum(0) / np.sqrt(N)
     assert np.abs(z).max() < limit(32)
 
