@@ -31,7 +31,7 @@ class LossAware:
                      ternary codes only; above, it clips, and more bits hardly help
       optimum        the pair of least error among all, by sorting
 
-    A tensor of zeros becomes zeros.
+    A tensor of zeros becomes zeros; one that is not finite, or has such moments, not finite.
     """
 
     bits: int = 2
@@ -63,7 +63,8 @@ class LossAware:
         else:
             fit = _least_squares if self.rule == "least_squares" else _published
             alpha, codes = _alternate(w, c, self.levels, fit)
-        return alpha * codes
+        finite = jnp.isfinite(jnp.sum(c * jnp.abs(w)))  # else codes and scale may have become 0
+        return jnp.where(finite, alpha * codes, jnp.nan)
 
     def describe(self) -> str:
         """A short text for tables."""

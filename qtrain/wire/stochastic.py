@@ -66,9 +66,10 @@ class Stochastic:
 
     def decode(self, packed: Packed, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         """The gradient, in the shape and dtype of `like`."""
-        codes = unpack(packed.words, self.bits, like.shape).astype(jnp.int32)
-        levels = (codes - self.levels).astype(jnp.float32)
-        return (levels / np.float32(self.levels) * packed.scale).astype(like.dtype)
+        codes = unpack(packed.words, self.bits, like.shape)
+        # a table, because XLA would divide by multiplying, and first scale / k: q = 1 is exact here
+        q = jnp.asarray(np.arange(-self.levels, self.levels + 1) / self.levels, jnp.float32)
+        return (q[codes] * packed.scale).astype(like.dtype)
 
     def describe(self) -> str:
         """A short text for tables."""
