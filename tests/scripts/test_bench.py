@@ -95,3 +95,15 @@ def test_qwix_multiplies_int8_alone():
     gemms = [x for x in lines if "stablehlo.convolution" in x or "stablehlo.dot_general" in x]
     assert len(gemms) >= 11  # three per layer, but for the first layer's input gradient
     assert all(line.count("xi8>") == 2 for line in gemms)
+
+
+def test_ratios_are_of_the_emulated_time():
+    """A thousand times the work in the plain version: far below 1 on any machine.
+
+    Kills: bench.py `measure`: `e / p` -> `p / e`.
+    """
+    x = jnp.ones((256, 256))
+    case = bench.Case("conv small", lambda x: x @ x @ x @ x, lambda x: x[0] + 1, (x,), 1)
+    row = bench.measure(case, rounds=9)
+    assert 0 < row["cpu_ratio"] < 1
+    assert 0 < row["ratio"] < 1
