@@ -7,6 +7,8 @@ the pair is what both sides come to, and the docstring says by which step one is
 
 from __future__ import annotations
 
+import functools
+
 import sympy as sp
 
 Pair = tuple[sp.Expr, sp.Expr]
@@ -100,6 +102,7 @@ def clipped_worst() -> tuple[list[sp.Expr], list[sp.Expr]]:
     return values, [1 + (c * Delta / 2) ** 2, c * Delta]
 
 
+@functools.cache
 def clip_bias() -> Pair:
     """E(Clip(g_i) - g_i)^2 / sigma^2, beside sqrt(2/pi) F(c) of Proposition 3."""
     derived = sp.simplify(2 * sp.integrate((z - c) ** 2 * PHI, (z, c, sp.oo)))

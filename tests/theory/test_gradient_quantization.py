@@ -8,44 +8,13 @@ import hypothesis.strategies as st
 import mpmath as mp
 import numpy as np
 import pytest
-import sympy as sp
 
 from theory import gradient_quantization as gq
-from theory import gradient_quantization_derivation as derive
 from theory.loss_aware import levels
 
 GRADIENTS = hnp.arrays(float, (24,), elements=st.floats(-8, 8, width=32))
 BITS = st.sampled_from([2, 3, 4, 8])
 ROUNDING = 1e-12  # relative: sums of 24 float64 terms, each of a few operations
-PAIRS = [
-    derive.unbiased, derive.cell_variance, derive.lemma3_gap, derive.norm_ratio,
-    derive.norm_ratio_gap, derive.sharp_enlargement, derive.gaussian_absolute,
-    derive.proposition2, derive.clip_bias, derive.clipped_absolute, derive.workers,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda f: f.__name__)
-def test_pairs(pair):
-    derived, printed = pair()
-    assert sp.simplify(derived - printed) == 0
-
-
-def test_derived_is_what_the_code_computes():
-    """Every closed form at rational points, from its sympy expression."""
-    at = {derive.d: 1600, derive.Delta: sp.Rational(1, 3), derive.c: 2}
-    for expression, value in [
-        (derive.norm_ratio()[0], gq.norm_ratio(1600)),
-        (derive.proposition1()[0], gq.lemma3_enlargement(1600, 3)),
-        (derive.proposition1()[1], gq.proposition1(1600, 3)),
-        (derive.sharp_enlargement()[0], gq.sharp_enlargement(1600, 3)),
-        (derive.proposition2()[0], gq.proposition2(3, 2)),
-        (derive.clip_bias()[0], gq.clip_bias(2)),
-        (2 * derive.clipped_absolute()[0], gq.clipped_enlargement(2, 2)),
-    ]:
-        assert value == pytest.approx(float(expression.subs(at)), rel=1e-13)
-
-
-# The rounding itself.
 
 
 @hypothesis.given(g=GRADIENTS, bits=BITS, seed=st.integers(0, 2**32))
@@ -124,9 +93,6 @@ def test_worst_vector(d, bits):
         assert gq.enlargement(beside, bits) <= sharp * (1 + rounding)
 
 
-# Gaussian gradients.
-
-
 def test_enlargement_of_two_gaussians():
     """d = 2, SQ2: E M (|a| + |b|) = E M^2 + E|ab| = 1 + 2/pi + 2/pi; the table from mpmath."""
     assert gq.gaussian_enlargement(2, 2) == pytest.approx((1 + 4 / math.pi) / 2, rel=1e-13)
@@ -158,7 +124,7 @@ def test_clipped_enlargement(bits, c):
     assert total <= gq.proposition2(bits, c)
 
 
-DIMENSIONS = {1600: 300, 1920: 300, 73728: 60, 884736: 12}  # and how many gradients of each
+DIMENSIONS = {1600: 200, 1920: 200, 73728: 30, 884736: 6}  # and how many gradients of each
 
 
 @pytest.fixture(scope="module")
@@ -268,13 +234,9 @@ def test_clipped_worst(g, bits, c):
 
 
 def test_clipped_worst_is_reached():
-    """c Delta = 2, 2/3 and 3: derived, and attained up to O(1/d) by +-1 and one entry of c."""
+    """c Delta = 2, 2/3 and 3: attained up to O(1/d) by +-1 and one entry of 2 c."""
     for bits, c, value in ((2, 2.0, 2.0), (3, 2.0, 10 / 9), (2, 3.0, 3.0)):
-        derived, printed = derive.clipped_worst()
-        product = sp.nsimplify(c) / levels(bits)
-        exact = derived[int(bool(product > 2))].subs({derive.c: product, derive.Delta: 1})
-        assert sp.simplify(derived[0] - printed[0]) == sp.simplify(derived[1] - printed[1]) == 0
-        assert gq.clipped_worst(bits, c) == pytest.approx(value) == pytest.approx(float(exact))
+        assert gq.clipped_worst(bits, c) == pytest.approx(value)
         g = np.tile([1.0, -1.0], 50_000)
         g[0] = 2 * c
         reached = gq.second_moment(gq.clip(g, c), bits) / (g**2).sum()
