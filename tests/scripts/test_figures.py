@@ -10,13 +10,27 @@ import numpy as np
 import pytest
 
 from paper_figs import style
+from paper_figs.banner2018scalable import (
+    _runs,
+    _tensors,
+    accuracy,
+    bits,
+    cosine,
+    histograms,
+    range_norm,
+)
 from paper_figs.sakr2019accumulation import convergence, knee, vn, widths
 from paper_figs.wang2018fp8 import ablations, chunk_error, fig3b, gap
+from qtrain.recipes import banner2018scalable
+from qtrain.recipes.base import baseline
+from qtrain.train.data import load
+from qtrain.train.state import create
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 DRAWN = [ablations, gap, convergence, knee, vn]
+DRAWN += [accuracy, bits, cosine, histograms, range_norm]
 
 
 @pytest.mark.parametrize("module", DRAWN, ids=lambda m: m.__name__)
@@ -63,6 +77,56 @@ def test_traced_lengths_give_the_confirmed_widths():
     assert [a - b for a, b in zip(paper, published, strict=True)] == [4, 0, 1, 0, 0]
 
 
+def test_forward_tensors_keep_their_direction_and_errors_do_not():
+    """Every weight, activation and normalized output of the measured run lies above the bound of
+    the largest, which is the lowest; errors of the convolutions lie below it at 8 bits
+    [banner2018scalable, M-bit theorem, poster]. Kills: cosine.py: the bound of the smallest.
+    """
+    d = cosine.data(quick=True)
+    bound = dict(zip(d["bits"], d["bound"], strict=True))
+    layers = set(_tensors.LAYERS)
+    for role in ("weight", "activation", "error", "gradient"):
+        assert {t["layer"] for t in d["tensors"] if t["role"] == role} == layers
+    for t in d["tensors"]:
+        measured = dict(zip(d["bits"], t["cosine"], strict=True))
+        if t["role"] in cosine.FORWARD:
+            assert all(measured[m] >= bound[m] for m in bound), t["layer"]
+        if t["role"] == "error" and t["layer"].startswith("conv"):
+            assert measured[8] < bound[8], t["layer"]
+
+
+def test_measured_tensors_are_those_of_the_gemms():
+    """At initialization: the output of a dense layer is activation x weight, its weight's gradient
+    activation x error. A float32 sum of n products errs by n 2^-24 / (1 - n 2^-24) of the sum of
+    their magnitudes at most, whatever its order. Kills: _tensors.py: out + 2 added.
+    """
+    recipe = baseline(banner2018scalable.recipe())
+    data = load(recipe.data)
+    program, state = create(recipe, data, seed=0, steps=1)
+    batch = _tensors.batch(recipe, data, 0)
+    found = _tensors.tensors(program, state, *batch)["hidden"]
+    found = {role: np.float64(x) for role, x in found.items()}
+    for result, a, b in (
+        (found["output"], found["activation"], found["weight"]),
+        (found["gradient"], found["activation"].T, found["error"]),
+    ):
+        rounding = a.shape[1] * 2.0**-24
+        assert (abs(result - a @ b) <= rounding / (1 - rounding) * (abs(a) @ abs(b))).all()
+
+
+def test_missing_seeds_are_named_and_stopped_ones_are_not_missing(monkeypatch):
+    """Kills: _runs.py: a run that stopped at a NaN is left out."""
+    ran = {"variant": "full", "seed": 1, "accuracy": 0.9, "curve": [[62, 0.9]]}
+    stopped = {"variant": "2 bits, no bifurcation", "seed": 0, "accuracy": None, "curve": []}
+    monkeypatch.setattr(style, "rows", lambda paper, name: [ran, stopped])
+    d = bits.data(quick=True)
+    assert d["ours"]["full"][8] == {1: 90.0}
+    assert d["stopped"] == {"full": [], "no bifurcation": [2]}
+    lines = d["missing"].splitlines()
+    assert {"full: seed 0, 2", "2 bits, no bifurcation: seed 1, 2"} <= set(lines)
+    assert _runs.missing({"full": dict.fromkeys(_runs.SEEDS, ran)}) == ""
+
+
 def test_a_missing_optional_input_is_left_out(monkeypatch, tmp_path):
     """The knee without the network held out. Kills: style.py: every input is hashed."""
     folder = tmp_path / knee.PAPER
@@ -100,7 +164,8 @@ def test_command(tmp_path):
     where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
     run = subprocess.run([*command, "nobody"], **where, capture_output=True, text=True)
     assert run.returncode == 2
-    assert "no figures for nobody: choose from sakr2019accumulation, wang2018fp8" in run.stderr
+    assert run.stderr.startswith("no figures for nobody: choose from banner2018scalable, ")
+    assert run.stderr.endswith("sakr2019accumulation, wang2018fp8\n")
     single = [sys.executable, str(ROOT / "paper_figs" / "wang2018fp8" / "gap.py"), "--quick"]
     out = ["--out", str(tmp_path)]
     run = subprocess.run([*single, *out], **where, capture_output=True, text=True)

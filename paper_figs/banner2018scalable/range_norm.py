@@ -1,0 +1,85 @@
+"""Range batch normalization against batch normalization: accuracy, loss, and what it divides by.
+
+Left, middle: small CNN on fashion-mnist-8k in float32, 6 epochs, means over seeds; "range norm" has
+the paper's C(n) and the range of the whole batch, "code" the code's C(n) and means over 16 chunks.
+They end together, as the poster's curves do (ResNet-50, ImageNet). Right: C(n) E[range] / sigma of
+n Gaussian values and, shaded, one standard deviation to each side [banner2018scalable, eq. of Range
+BN]. The paper's C(n) leads to 2 sigma, so slowly that it is 1.8 at any practical n; its bounds
+0.325 and 2 (dashed) hold in expectation, the lower by a factor of three. The code's constant comes
+within 4 % of sigma from n = 4096 on. The layer's learned scale makes up for the rest: neither
+constant shows in the ends of the curves.
+Rows: python scripts/sweep.py banner2018scalable
+"""
+
+import numpy as np
+
+from paper_figs import style
+from paper_figs.banner2018scalable import _runs
+from theory import expected_range, range_law
+
+PAPER = "banner2018scalable"
+WIDTH = "text"
+PANELS = 3
+TALL = 1.5
+INPUTS = ("ablations",)
+VARIANTS = ("float32", "range norm", "range norm, code")
+LABEL = {"float32": "batch norm"}  # what float32 normalizes by
+CONSTANTS = {"paper": "range norm", "code": "range norm, code"}
+
+
+def data(quick: bool) -> dict:
+    """Curves in percent and natural logarithms by variant; the calibration by constant."""
+    found = _runs.runs(VARIANTS)
+    curves = {
+        name: {
+            "accuracy": _mean([row["curve"] for row in by_seed.values()], 100),
+            "loss": _mean([row["train_loss"] for row in by_seed.values()], 1),
+            "final": _runs.percent(by_seed),
+        }
+        for name, by_seed in found.items()
+        if by_seed
+    }
+    n = 2 ** np.arange(1, 21, 4 if quick else 1)
+    return {
+        "curves": curves,
+        "n": n,
+        "calibration": {c: expected_range.calibration(n, c) for c in CONSTANTS},
+        "spread": {c: [range_law.spread(int(k), c) for k in n] for c in CONSTANTS},
+        "bounds": (range_law.LOWER, range_law.UPPER),
+        "missing": _runs.missing(found),
+    }
+
+
+def _mean(curves: list, unit: float) -> list:
+    """Steps, and the mean over seeds of the values at each."""
+    steps, values = np.array(curves).transpose(2, 0, 1)
+    return [steps[0].tolist(), (unit * values.mean(0)).tolist()]
+
+
+def draw(d: dict, axes) -> None:
+    """Accuracy, loss, calibration."""
+    accuracy, loss, calibration = axes
+    for name, found in d["curves"].items():
+        look = _runs.LOOK[name] | {"label": LABEL.get(name, _runs.LOOK[name]["label"])}
+        accuracy.plot(*found["accuracy"], **look)
+        loss.plot(*found["loss"], **look, linewidth=0.7)
+    accuracy.set(xlabel="step", ylabel="test accuracy (%)")
+    accuracy.legend(loc="lower right")
+    loss.set(xlabel="step", ylabel="training loss of a batch", yscale="log")
+    _runs.note(loss, d["missing"], x=1, y=1)
+    for constant, name in CONSTANTS.items():
+        look, middle = _runs.LOOK[name], np.array(d["calibration"][constant])
+        calibration.plot(d["n"], middle, **{**look, "label": f"C(n) of the {constant}"})
+        off = np.array(d["spread"][constant])
+        calibration.fill_between(d["n"], middle - off, middle + off, color=look["color"],
+                                 alpha=0.15, linewidth=0)  # fmt: skip
+    for bound in d["bounds"]:
+        calibration.axhline(bound, **{**style.LINE["published"], "label": None}, linewidth=0.7)
+    calibration.set_xscale("log", base=2)
+    calibration.set(xlabel="values per channel, n", ylim=(0, 2.6))
+    calibration.set_ylabel("C(n) E[range] / σ")
+    calibration.legend(loc="center right")
+
+
+if __name__ == "__main__":
+    style.main(__name__)
