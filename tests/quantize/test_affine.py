@@ -197,8 +197,9 @@ def test_nearest_ignores_the_key():
 
 @pytest.mark.parametrize("kind", RANGES)
 def test_the_gradient_is_the_identity(kind):
-    """Saturated values and the ends that set the range included. Kills: `lax.stop_gradient`
-    left out of `__call__`, a clip mask.
+    """Saturated values and the ends that set the range included.
+
+    Kills: `straight_through(rounded, x, clip=(low, high))`, which stops saturated values.
     """
     x = jax.random.normal(jax.random.key(0), (5, 4))
     weights = jax.random.normal(jax.random.key(1), (5, 4))
