@@ -1,4 +1,4 @@
-"""How far quantization turns a tensor: the angle theorem [banner2018scalable, Sec. on precision].
+"""How far quantization turns a tensor: the angle theorem [banner2018scalable, M-bit theorem].
 
 cos of the angle between W and Q(W) for N independent Gaussian elements: sqrt(2/pi) for signs, a
 function of the threshold for {-1, 0, 1}, and for M bits the printed lower bound beside a sharper
