@@ -4,6 +4,10 @@ Online linear or logistic regression with quantized weights and quantized, clipp
 workers, as in [hou2019analysis, Sec. 2], by RMSProp, SGD or Adam. The data are fixed and only the
 random bits of Q_g differ from replica to replica, so that the mean over replicas estimates the
 expectation of Theorems 2 and 3. Every bound is evaluated with the run's own constants.
+
+What the theorems assume, and how it is met: f_t convex and smooth by choice; S a box, onto which
+every step is projected; gradients bounded there, their largest norm measured; distances to w*
+measured, w* certified by a duality gap. `Assumptions` says whether the rest held.
 """
 
 from __future__ import annotations
@@ -109,12 +113,9 @@ class Run:
     @property
     def standard_error(self) -> float:
         """Of `mean_regret`; 0 for one replica."""
-        return float(self.regret.std(ddof=1) / math.sqrt(self.regret.size)) if self.spread else 0.0
-
-    @property
-    def spread(self) -> bool:
-        """Whether there is more than one replica."""
-        return self.regret.size > 1
+        if self.regret.size == 1:
+            return 0.0
+        return float(self.regret.std(ddof=1) / math.sqrt(self.regret.size))
 
     @property
     def ratios(self) -> dict[str, float]:

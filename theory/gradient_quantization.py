@@ -53,7 +53,8 @@ def quantize(g: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
 def clip(g: np.ndarray, c: float) -> np.ndarray:
     """Entries larger than c sigma become sign(g_i) c sigma; sigma = std of a vector's entries.
 
-    Where all entries are equal sigma is 0: the rule would erase the gradient, so it stays as it is.
+    Where all entries are equal sigma is 0, and the rule would erase the gradient: it stays as it
+    is. Not zero by rounding alone, so entries are compared.
 
     Args:
       g: (..., d) finite.
@@ -64,7 +65,7 @@ def clip(g: np.ndarray, c: float) -> np.ndarray:
     """
     g, c = _finite(g), _positive(c)
     top = c * g.std(-1, keepdims=True)
-    return np.where(top > 0, np.clip(g, -top, top), g)
+    return np.where(np.ptp(g, -1, keepdims=True) > 0, np.clip(g, -top, top), g)
 
 
 def second_moment(g: np.ndarray, bits: int) -> np.ndarray:

@@ -6,7 +6,9 @@ g~_t = Q_g(grad f_t(Q_w(w_t))), v_t = beta v_(t-1) + (1 - beta) g~_t^2, w_(t+1) 
 falls as 1 / sqrt T, a floor from weights and one from clipping. `regret_derivation` has the proof.
 
 Three steps of the printed proof need more than the stated assumptions A1-A3; `regret_witness` has
-a run above each printed bound. "printed" is the published formula, "corrected" what does hold.
+a run above each printed bound. "corrected" is what does hold, "printed" the published formula (of
+its displays only the floor could be read in the source: the rest is re-derived, constants and
+numbers of lemmas recalled).
 
 1. sqrt(t v_t) must never fall (for sure if T <= 1 / (1 - beta)). No remedy: Theorems 1-3 are false
    for constant beta and large T, as RMSProp need not converge (Reddi, Kale, Kumar: ICLR 2018).
