@@ -71,8 +71,7 @@ def _like(shape):
 def test_equals_the_emulation(lhs, rhs, numbers, split):
     """Scales that are powers of two, sums below 128^2 K < 2^24: float32 adds exactly.
 
-    Kills: `restore` or a transposed operand left out, scales of the other role, `dgrad`'s scale
-    for `wgrad`.
+    Kills: `restore` or a transposed operand left out.
     """
     values = operands(lhs, rhs, numbers)
     got, want = (
@@ -122,13 +121,34 @@ def test_equals_sums_in_int64(method, fmt):
     a, b = (np.abs(v) if fmt == "uint4" else v for v in (a, b))
     q = quantizer(method, fmt=fmt)
     got = qt.dot(a, b, config=qt.DotConfig(lhs=q, rhs=q, integer=True))
-    codes, scales = [], []
-    for value in (a, b):
-        scales.append(np.asarray(q.scale(value, q.fmt)).item())
-        codes.append(np.rint(np.asarray(q(value), np.float64) / scales[-1]).astype(np.int64))
-    want = np.float32(np.float32(scales[0]) * np.float32(scales[1]))
-    want = (codes[0] @ codes[1]).astype(np.float32) * want
-    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(got, product(codes(q, a), codes(q, b)))
+
+
+def codes(q: Cast, x) -> tuple[np.ndarray, np.float32]:
+    """Integers of what the quantizer makes of x, and its scale."""
+    scale = np.float32(np.asarray(q.scale(x, q.fmt)).item())
+    return np.rint(np.asarray(q(x), np.float64) / np.float64(scale)).astype(np.int64), scale
+
+
+def product(a, b) -> np.ndarray:
+    return (a[0] @ b[0]).astype(np.float32) * (a[1] * b[1])
+
+
+def test_each_gemm_has_its_own_scales():
+    """All three by the oracle; the error has a scale and a format of its own for each of its two.
+
+    With powers of two, codes by another role's scale would be multiples of the right ones, so
+    this takes absmax. Kills: the scale of "dgrad" for "wgrad", of "lhs" for "rhs".
+    """
+    a, b, e = operands((9, 30), (30, 8), PLAIN)
+    chosen = config("absmax", error="nearest", split=True)
+    y, dx, dw = jax.jit(functools.partial(three_gemms, chosen, PLAIN))(a, b, e)
+    left, right = codes(chosen.lhs, a), codes(chosen.rhs, b)
+    np.testing.assert_array_equal(y, product(left, right))
+    transposed = (right[0].T, right[1])
+    np.testing.assert_array_equal(dx, product(codes(chosen.dgrad, e), transposed))
+    transposed = (left[0].T, left[1])
+    np.testing.assert_array_equal(dw, product(transposed, codes(chosen.wgrad, e)))
 
 
 def test_sums_beyond_float32():
