@@ -103,7 +103,9 @@ class Run:
     domain: Constants  # the same with the diameters of the box: for the printed forms
     enlargement: float  # sum E||g~_t||^2 / sum ||g^_t||^2
     assumptions: Assumptions
-    bounds: dict[str, Bound]  # printed, corrected, printed sums, corrected sums; {} for Adam
+    # "printed" and "printed sums" (before norms become constants) hold if `assumptions.hold`,
+    # "corrected" if the run is monotone, "corrected sums" always; SGD's corrected ones always.
+    bounds: dict[str, Bound]  # {} for Adam, of which no theorem speaks
 
     @property
     def mean_regret(self) -> float:
