@@ -27,7 +27,7 @@ CONSTANTS = st.builds(
 def test_printed_is_above_corrected_without_gaps(at, bits, c):
     """G_inf >= 1, max ||w|| <= D, no binary weights, c Delta <= 4.9.
 
-    Kills: regret.py: workers left out of printed; weight_norm for diameter in printed.
+    Kills: regret.py: all noise averaged away in printed; diameter and weight_norm exchanged.
     """
     pairs = [
         [theorem1(at, form) for form in ("printed", "corrected")],
