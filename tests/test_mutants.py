@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from mutants_of_numbers import NUMBERS, Mutant
+from mutants_of_scalable import SCALABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = (
@@ -22,6 +23,7 @@ COPIED = (
 
 
 MUTANTS = NUMBERS | {
+    **SCALABLE,
     "axpy rounds twice": Mutant(
         "qtrain/optim/axpy.py",
         'add(y, p, target, "nearest")',

@@ -64,7 +64,7 @@ def test_equals_the_formula(settings):
     """(x - mean) / (C(n) range + epsilon) * scale + bias, and running <- 0.1 running + 0.9 new
     from mean 0 and spread 1.
 
-    Kills: scale and bias swapped; old and new swapped; a setting that is not passed on.
+    Kills: old and new swapped.
     """
     x = normal()
     y, _, stats = run(layer(settings), x)
@@ -76,7 +76,7 @@ def test_equals_the_formula(settings):
 
 
 def test_evaluation_takes_the_running_moments():
-    """And leaves them. Kills: the batch's moments in evaluation."""
+    """And leaves them."""
     norm = layer()
     norm.mean[...], norm.spread[...] = jnp.arange(3.0), jnp.array([1.0, 2.0, 4.0])
     norm.eval()
@@ -98,10 +98,7 @@ def test_affine_inputs_do_not_show():
 
 
 def test_a_constant_channel_becomes_its_bias():
-    """At a value whose sums round, in training and with any replicas; gradients stay finite.
-
-    Kills: the clip of the mean in ops/norm.py.
-    """
+    """At a value whose sums round, in training and with any replicas; gradients stay finite."""
     x = normal().at[..., 1].set(1000.1)
     y, grads, _ = run(layer(RangeNorm(replicas=2)), x)
     np.testing.assert_array_equal(y[..., 1], normal(2, (3,))[1])
@@ -111,7 +108,7 @@ def test_a_constant_channel_becomes_its_bias():
 def test_replicas_are_parts_by_themselves():
     """Outputs, gradients and running moments (their mean) of eight layers, one for each part.
 
-    Kills: parts of every 8th example; running moments of the first part alone.
+    Kills: running moments of the first part alone.
     """
     x = normal()
     y, grads, stats = run(layer(RangeNorm(replicas=PARTS)), x)
@@ -141,8 +138,7 @@ def mesh() -> Mesh:
 @pytest.mark.parametrize("replicas", [1, PARTS])
 def test_a_sharded_batch_is_that_of_one_device(replicas):
     """Under jit with shardings: one range for the whole batch, or one for each part, wherever the
-    parts are. Kills: nothing by itself; JAX's contract, relied on.
-    """
+    parts are. JAX's contract, relied on."""
     norm, x = layer(RangeNorm(replicas=replicas)), normal()
     split = jax.device_put(x, NamedSharding(mesh(), P("data")))
     assert_close(run(norm, split), run(norm, x))
@@ -174,7 +170,7 @@ def test_inside_shard_map(axis_name):
 
 def test_quantizers_of_input_and_error():
     """Input and the gradient of the output are rounded, by the layer's key folded "input" and
-    "error"; without them nothing draws. Kills: either left out, or one key for both.
+    "error"; without them nothing draws. Kills: one key for both.
     """
     q = Affine(bits=3, rounding="stochastic")
     norm = layer(RangeNorm(input=q, error=q))
@@ -190,10 +186,7 @@ def test_quantizers_of_input_and_error():
 
 
 def test_input_with_a_running_range():
-    """Tracked keeps its range among the layer's statistics, and evaluation takes it.
-
-    Kills: `self.input` not a child; a quantizer without state called in its place.
-    """
+    """Tracked keeps its range among the layer's statistics, and evaluation takes it."""
     norm = layer(RangeNorm(input=Tracked(quantizer=Affine(bits=2))))
     x = normal()
     *_, stats = run(norm, x)
@@ -226,7 +219,7 @@ class Net(nnx.Module):
 
 
 def test_replaces_all_batch_norms():
-    """Kills: children of a list, or of a module in a list, left out; scale, bias or mode lost."""
+    """Wherever they are, with their scales, biases and mode."""
     model = Net()
     model.eval()
     replace_batch_norms(model, RangeNorm(constant="code"))

@@ -48,7 +48,7 @@ def test_training_rounds_as_its_quantizer_and_tracks_the_range():
     """running <- 0.1 running + 0.9 new, from 0 [banner2018scalable, Sec. 3, the code].
 
     Three roundings a step: within 3 u of the float64 formula times the largest range, twice for
-    two steps. Kills: old and new swapped; a range that is not tracked; running ranges in training.
+    two steps. Kills: old and new swapped.
     """
     tracker = Tracked().module()
     low = high = 0.0
@@ -64,7 +64,7 @@ def test_training_rounds_as_its_quantizer_and_tracks_the_range():
 
 
 def test_evaluation_rounds_within_the_running_range_and_keeps_it():
-    """Kills: a range of the batch in evaluation; one that evaluation moves."""
+    """Kills: a range of the batch in evaluation."""
     tracker = Tracked(quantizer=Affine(bits=3)).module()
     tracker.low[...], tracker.high[...] = jnp.float32(-1), jnp.float32(0.75)
     tracker.use_running_average = True
@@ -75,7 +75,7 @@ def test_evaluation_rounds_within_the_running_range_and_keeps_it():
 
 
 def test_the_model_switches_its_trackers():
-    """model.train() and model.eval() reach into the hooks. Kills: another name for the switch."""
+    """model.train() and model.eval() reach into the hooks."""
     model = net()
     trackers = [m for _, m in nnx.iter_modules(model) if isinstance(m, RangeTracker)]
     assert len(trackers) == 2
@@ -88,8 +88,6 @@ def test_the_model_switches_its_trackers():
 def test_split_merge_and_jit():
     """A jitted function of the state, as the training step is, gives the same output and ranges
     as nnx.jit; equal configs share one compilation.
-
-    Kills: a hook that is not part of the state; a config that does not hash.
     """
     compiled = []
 
@@ -129,8 +127,7 @@ def test_gradients_pass_through():
 
 def test_scopes_and_traces_see_the_layers():
     """The products of a tracked layer are listed under the layer's path, its shapes and order as
-    those of the plain model. Kills: HOOKS left out of with_scopes.
-    """
+    those of the plain model."""
 
     def total(model, x):
         return jnp.sum(model(x))
@@ -150,7 +147,7 @@ def test_scopes_and_traces_see_the_layers():
 def test_keys_reach_the_trackers():
     """Stochastic activations: each layer draws by its own key, folded by its path and "lhs".
 
-    Kills: the key not passed to the tracker; one key for all layers.
+    Kills: the layer's key for all its roles.
     """
     model = net(rounding="stochastic", bits=3)
     key = jax.random.key(7)

@@ -50,10 +50,7 @@ def rounded(quantizer, error, role):
 
 @pytest.mark.parametrize("kind", ["dot", "conv"])
 def test_the_weight_gradient_sees_the_error_itself(kind):
-    """And the input gradient its quantized copy, by the random bits of "dgrad".
-
-    Kills: one quantizer for both; swapped roles.
-    """
+    """And the input gradient its quantized copy, by the random bits of "dgrad"."""
     (pull, error), (plain, _) = pullback(kind, dgrad=COARSE), pullback(kind)
     dx, dw = pull(error)
     np.testing.assert_array_equal(dw, plain(error)[1])
@@ -71,7 +68,7 @@ def test_without_it_both_see_the_same_bits(kind):
 
 @pytest.mark.parametrize("kind", ["dot", "conv"])
 def test_two_widths_draw_bits_of_their_own(kind):
-    """The poster's 16 bits for the weight gradient. Kills: keys["dgrad"] for both."""
+    """The poster's 16 bits for the weight gradient."""
     (pull, error), (plain, _) = pullback(kind, dgrad=COARSE, wgrad=FINE), pullback(kind)
     dx, dw = pull(error)
     np.testing.assert_array_equal(dx, plain(rounded(COARSE, error, "dgrad"))[0])
@@ -83,7 +80,7 @@ def test_the_mean_weight_gradient_is_that_of_the_error(kind):
     """Stochastic rounding has no bias inside the range: E[dw] by quantized errors is dw.
 
     dw sums activation times rounding error, each with a standard deviation of at most S/2: the
-    mean of 400 draws is within 4 sqrt(sum |x|^2) S / 2 / sqrt(400). Kills: errors to nearest.
+    mean of 400 draws is within 4 sqrt(sum |x|^2) S / 2 / sqrt(400).
     """
     (plain, error) = pullback(kind)
     low, high = COARSE.bounds(error)

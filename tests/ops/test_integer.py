@@ -71,7 +71,7 @@ def _like(shape):
 def test_equals_the_emulation(lhs, rhs, numbers, split):
     """Scales that are powers of two, sums below 128^2 K < 2^24: float32 adds exactly.
 
-    Kills: `restore` or a transposed operand left out.
+    Kills: an input gradient in its canonical order.
     """
     values = operands(lhs, rhs, numbers)
     got, want = (
@@ -87,7 +87,7 @@ def test_equals_the_emulation(lhs, rhs, numbers, split):
 def test_equals_the_emulation_at_any_scale(seed, powers):
     """Products of the scales stay normal float32 numbers; one scale alone may be large.
 
-    Kills: `total * scale_a * scale_b`, which overflows on the way where scale_b is small.
+    Kills: one scale twice.
     """
     lhs, rhs, numbers = SHAPES["plain"]
     values = operands(lhs, rhs, numbers, seed, powers)
@@ -102,7 +102,10 @@ def _jitted(integer):
 
 
 def test_one_scale_may_be_large():
-    """Sums of 2^22 times 2^113 are beyond float32, times 2^-113 they are not."""
+    """Sums of 2^22 times 2^113 are beyond float32, times 2^-113 they are not.
+
+    Kills: `total * scale_a * scale_b`, which overflows on the way.
+    """
     a = jnp.full((1, 512), 127.0) * 2.0**113
     b = jnp.full((512, 1), 127.0) * 2.0**-113
     q = quantizer()
@@ -113,10 +116,7 @@ def test_one_scale_may_be_large():
 @pytest.mark.parametrize("fmt", ["int8sym", "int8", "int4", "int2sym", "uint4"])
 @pytest.mark.parametrize("method", ["power_of_two", "absmax", "mse", "percentile"])
 def test_equals_sums_in_int64(method, fmt):
-    """The codes of numpy, summed in int64, times the product of the scales: rounded three times.
-
-    Kills: codes that truncate, int8 sums.
-    """
+    """The codes of numpy, summed in int64, times the product of the scales: rounded three times."""
     a, b, _ = operands((9, 300), (300, 8), PLAIN)
     a, b = (np.abs(v) if fmt == "uint4" else v for v in (a, b))
     q = quantizer(method, fmt=fmt)
@@ -138,7 +138,7 @@ def test_each_gemm_has_its_own_scales():
     """All three by the oracle; the error has a scale and a format of its own for each of its two.
 
     With powers of two, codes by another role's scale would be multiples of the right ones, so
-    this takes absmax. Kills: the scale of "dgrad" for "wgrad", of "lhs" for "rhs".
+    this takes absmax. Kills: the scale of "dgrad" for "wgrad".
     """
     a, b, e = operands((9, 30), (30, 8), PLAIN)
     chosen = config("absmax", error="nearest", split=True)
@@ -154,7 +154,7 @@ def test_each_gemm_has_its_own_scales():
 def test_sums_beyond_float32():
     """K = 131071 products of 128^2, the most that int32 holds: no sum is lost on the way.
 
-    Kills: sums in float32, -128 clipped to -127, a limit of 2^16.
+    Kills: -128 clipped to -127.
     """
     k = 2**17 - 1
     a = jnp.full((1, 1, k), -128.0).at[0, 0, 0].set(-127.0)
@@ -182,7 +182,7 @@ INTEGER_GEMM = re.compile(r"dot_general.* : \(tensor<\S*xi8>, tensor<\S*xi8>\) -
     ],
 )
 def test_gemms_are_done_in_integers(changes, gemms):
-    """Kills: `integer` ignored; integers where an operand or the sums are not."""
+    """In the lowered program. Kills: `integer` ignored."""
     chosen = dataclasses.replace(config(error="nearest"), **changes)
     a, b, e = operands((5, 7), (7, 3), PLAIN)
     text = jax.jit(functools.partial(three_gemms, chosen, PLAIN)).lower(a, b, e).as_text()
@@ -200,7 +200,7 @@ def test_nan_is_not_lost(place):
 
 
 def test_bfloat16_has_room_for_the_codes():
-    """8 bits times a power of two. Kills: a result of another type than lax's."""
+    """8 bits times a power of two, rounded as lax rounds."""
     values = [v.astype(jnp.bfloat16) for v in operands((5, 7), (7, 3), PLAIN)]
     got, want = (_jitted(i)(*values) for i in (True, False))
     for a, b in zip(got, want, strict=True):
@@ -231,7 +231,6 @@ def test_vmap():
 )
 @pytest.mark.parametrize("role", ["lhs", "rhs", "dgrad", "wgrad"])
 def test_errors_are_one_clear_line(role, wrong, message):
-    """Kills: a role that is not checked."""
     with pytest.raises(ValueError, match=f"{role}: .*{message}|{role}: {message}") as found:
         check(role, wrong)
     assert "\n" not in str(found.value)

@@ -112,7 +112,7 @@ def test_a_second_time_changes_nothing_in_a_fixed_range(x, bits, kind):
 
     x' - min is within u (|x'| + 2 |q S|) of q S, so the quotient within 1/2 of q where
     |max| and |min| are below 2^12 times the spread. The range of x' itself may be another: its
-    max is rounded. Kills: `- low` left out, `lax.round` -> floor in cast.py.
+    max is rounded. Kills: codes that count from 0.
     """
     quantizer = Affine(bits=bits, range=kind)
     low, high = quantizer.bounds(jnp.asarray(x))
@@ -126,7 +126,7 @@ def test_a_second_time_changes_nothing_in_a_fixed_range(x, bits, kind):
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -5e37, 2.0**-126])
 def test_constant_arrays_stay(kind, rounding, value):
-    """Kills: the mean of max and min; 0 in place of `low` where the spread is 0."""
+    """Kills: 0 in place of `low` where the spread is 0."""
     x = jnp.full((4, 3), value)  # 4 examples: their mean is exact, their sum finite
     quantizer = Affine(rounding=rounding, range=kind)
     key = jax.random.key(0) if quantizer.needs_key else None
@@ -135,7 +135,7 @@ def test_constant_arrays_stay(kind, rounding, value):
 
 @pytest.mark.parametrize("kind", RANGES)
 def test_nan_reaches_all_that_share_its_range(kind):
-    """Kills: a nanmin; `spread > 0` picking a step that hides NaN."""
+    """Kills: `jnp.nanmin` for the range."""
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(F)
     x[2, 1] = np.nan
     want = np.zeros_like(x, bool)
@@ -166,8 +166,7 @@ def test_stochastic_takes_neighbours_without_bias(bits, kind):
     One draw has at most a standard deviation of S/2; 16 values are looked at, so that a mean
     beyond 4 standard errors, S / 2 / sqrt(4000), by chance has a probability of 1e-3 (the key is
     fixed). Where sample_mean saturates, the values are the ends. float32 moves a quotient of
-    255 steps by 2^-15 of one at most. Kills: `rounding` not passed on; `random >= 1 - frac`
-    -> `random >= frac` in cast.py.
+    255 steps by 2^-15 of one at most. Kills: in cast.py, `random >= 1 - frac` -> `random >= frac`.
     """
     x = jax.random.normal(jax.random.key(0), (4, 4))
     quantizer = Affine(bits=bits, rounding="stochastic", range=kind)
@@ -241,7 +240,7 @@ def test_errors_are_one_clear_line(make, error, message):
 
 
 def test_descriptions_differ():
-    """Every setting shows. Kills: `rounding` or `range` left out of `describe`."""
+    """Every setting shows."""
     settings = itertools.product((2, 8), ("nearest", "stochastic"), RANGES)
     texts = {Affine(bits=b, rounding=r, range=k).describe() for b, r, k in settings}
     assert len(texts) == 2 * 2 * len(RANGES)

@@ -37,10 +37,7 @@ def error(bits: int = 8, kind: str = "tensor") -> Affine:
 def test_the_defaults_are_the_papers():
     """8 bits each, activations by tracked mean ranges, stochastic errors, the weight gradient by
     the error itself, range norm with 8-bit input and error by the paper's constant over the whole
-    batch [banner2018scalable, Secs. 2 to 4].
-
-    Kills: dgrad and wgrad swapped; errors to nearest; norm without its quantizers.
-    """
+    batch [banner2018scalable, Secs. 2 to 4]."""
     activation = Tracked(quantizer=Affine(bits=8, range="sample_mean"))
     assert config() == DotConfig(lhs=activation, rhs=Affine(bits=8), dgrad=error(), wgrad=None)
     norm = banner.recipe().norm
@@ -64,7 +61,7 @@ def test_the_defaults_are_the_papers():
     ],
 )
 def test_each_flag_changes_its_own_role(options, changed):
-    """Kills: an option that reaches another role, or none."""
+    """Kills: no bifurcation, and yet a weight gradient by the error itself."""
     assert config(**options) == dataclasses.replace(config(), **changed)
 
 
@@ -79,7 +76,7 @@ def test_bits_reach_everything_that_is_not_named(bits):
 
 
 def test_symmetric_operands_for_integers():
-    """Scales that are powers of two, one per tensor. Kills: absmax; `integer` not passed on."""
+    """Scales that are powers of two, one per tensor."""
     found = config(symmetric=True, integer=True, bifurcate=False)
     scale = Scale(method="power_of_two")
     assert found.lhs == found.rhs == Cast("int8sym", "nearest", scale)
@@ -116,7 +113,6 @@ def test_in_words():
 
 
 def test_the_baseline_is_float32():
-    """Kills: norm or integer left in the baseline."""
     plain = baseline(banner.recipe(Options(symmetric=True, integer=True)))
     assert plain.places() == ()
     assert not plain.integer
@@ -149,7 +145,6 @@ def test_the_baseline_is_float32():
     ],
 )
 def test_errors_are_one_clear_line(options, message):
-    """Kills: a check left out of `_check`."""
     with pytest.raises(ValueError, match=message) as found:
         banner.recipe(Options(**options))
     assert "\n" not in str(found.value)
@@ -160,7 +155,7 @@ def flags(*words: str) -> list[str]:
 
 
 def test_true_and_false_as_words():
-    """tyro has --name and --no-name. Kills: any word after a flag taken for its value."""
+    """tyro has --name and --no-name."""
     assert flags("--bifurcate", "false", "--bits", "6") == ["--no-bifurcate", "--bits", "6"]
     assert flags("--integer", "true") == ["--integer"]
     assert flags("--loss-scale.dynamic", "false") == ["--loss-scale.no-dynamic"]

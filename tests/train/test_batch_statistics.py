@@ -61,10 +61,7 @@ def whole(tmp_path_factory):
 
 
 def test_interrupt_and_resume(whole, tmp_path, monkeypatch):
-    """Same metrics, same weights, same running ranges, bit for bit.
-
-    Kills: statistics left out of the state that a checkpoint saves.
-    """
+    """Same metrics, same weights, same running ranges, bit for bit."""
     settings = Settings(folder=tmp_path, quiet=True)
     chosen = recipe("small_cnn_bn")
     with monkeypatch.context() as patch:
@@ -82,8 +79,8 @@ def test_interrupt_and_resume(whole, tmp_path, monkeypatch):
 def test_running_ranges_follow_the_batches():
     """Of the first layer, whose input is known: running <- 0.1 running + 0.9 new, from 0.
 
-    A few roundings of numbers below 4 a step. Kills: `stats` of the state before the step;
-    statistics set in evaluation mode.
+    A few roundings of numbers below 4 a step. Kills: statistics that
+    stay those of the start.
     """
     step, _, state = start(recipe())
     data, low, high = tiny.dataset(), 0.0, 0.0
@@ -101,7 +98,7 @@ def test_evaluation_takes_the_running_ranges():
     another running range is another loss. Evaluation changes nothing.
 
     Sums of two halves and of the whole differ by 16 roundings. Kills: `model.eval()` left out of
-    train/state.py; hooks that ignore it.
+    train/state.py.
     """
     step, evaluate, state = start(recipe(bits=4))
     state, _ = step(state, *batch())
@@ -125,8 +122,7 @@ def test_batch_norm_keeps_its_statistics():
     """nnx's own BatchNorm in a float32 run: what the model itself tracks when it is called.
 
     The step computes the same formulas, compiled with their gradient: sums of up to 16 x 64
-    values in another order, 2 x 1024 u of numbers below the largest of them. Kills: `stats` ->
-    `state.stats` in the step's result.
+    values in another order, 2 x 1024 u of numbers below the largest of them.
     """
     step, _, state = start(baseline(recipe("small_cnn_bn")))
     model = create_model("small_cnn_bn", num_classes=10, in_shape=(8, 8, 1), rngs=nnx.Rngs(0))
@@ -144,7 +140,7 @@ def test_batch_norm_keeps_its_statistics():
 
 def test_a_sharded_batch_has_one_running_range():
     """One step on one device and on eight: the range of the whole batch, by sums in another order,
-    the same on every device. Kills: a range per device.
+    the same on every device.
     """
     step, _, state = start(recipe())
     found = {}
@@ -171,7 +167,7 @@ def test_replicas_that_do_not_divide_the_batch():
 
 
 def test_chunks_longer_than_the_batch():
-    """The last normalization has 16 values per channel. Kills: chunks of one value."""
+    """The last normalization has 16 values per channel."""
     chosen = recipe("small_cnn_bn", chunks=16)
     with pytest.raises(ValueError, match=r"at least 2 values per channel .* not 1"):
         create(chosen, tiny.dataset(), seed=0, steps=6)
