@@ -3,11 +3,11 @@
 Small CNN, float32, after 2 epochs, one batch; a line per layer, through the bins that are not
 empty. Black: the Gaussian of the same mean square; grey: the Laplace law. Points at 0: density
 within 0.01 of it, and its share in the legend. Left: what enters the normalizations, near Gaussian.
-Middle: layer errors peak at zero, a hundred times the Gaussian, with three quarters and more of the
-convolutions' within 0.01, and reach out to 68: a range that spans them leaves next to no values for
-the rest. Right: weight gradients, sums of many such products, are nearer to Gaussian again, between
-it and Laplace but for the hidden layer. So errors lose their direction at few bits and weight
-gradients less [banner2018scalable, Sec. 4 and poster].
+Middle: layer errors peak at zero, about a hundred times the Gaussian, with three quarters and more
+of the convolutions' within 0.01, and reach out to 68: a range that spans them leaves next to no
+values for the rest. Right: weight gradients, sums of many such products, are nearer to Gaussian
+again, between it and Laplace but for the hidden layer. So errors lose their direction at few bits
+and weight gradients less [banner2018scalable, Sec. 4 and poster].
 Rows: python -m paper_figs.banner2018scalable._tensors
 """
 

@@ -21,8 +21,9 @@ from paper_figs.banner2018scalable import (
 )
 from paper_figs.sakr2019accumulation import convergence, knee, vn, widths
 from paper_figs.wang2018fp8 import ablations, chunk_error, fig3b, gap
-from qtrain.recipes import banner2018scalable
+from qtrain.recipes import banner2018scalable, wang2018fp8
 from qtrain.recipes.base import baseline
+from qtrain.recipes.config import from_json
 from qtrain.train.data import load
 from qtrain.train.state import create
 
@@ -145,17 +146,15 @@ def test_missing_results_are_named(monkeypatch, tmp_path):
         gap.data(quick=True)
 
 
-def test_committed_ablations_cover_every_variant_and_seed():
+@pytest.mark.parametrize("paper", [banner2018scalable, wang2018fp8], ids=lambda m: m.__name__)
+def test_committed_ablations_cover_every_variant_and_seed(paper):
     """[issue: each ablation with its own number, three seeds]: from one configuration each."""
-    from qtrain.recipes import wang2018fp8
-    from qtrain.recipes.config import from_json
-
-    rows = style.rows("wang2018fp8", "ablations")
-    assert {r["variant"] for r in rows} == {*wang2018fp8.ABLATIONS, "float32"}
-    for name, options in wang2018fp8.ABLATIONS.items():
+    rows = style.rows(paper.__name__.rsplit(".", 1)[-1], "ablations")
+    assert {r["variant"] for r in rows} == {*paper.ABLATIONS, "float32"}
+    for name, options in paper.ABLATIONS.items():
         found = [r for r in rows if r["variant"] == name]
         assert sorted(r["seed"] for r in found) == [0, 1, 2]
-        assert all(from_json(r["recipe"]) == wang2018fp8.recipe(options) for r in found)
+        assert all(from_json(r["recipe"]) == paper.recipe(options) for r in found)
 
 
 def test_command(tmp_path):
