@@ -94,7 +94,7 @@ def _gradients(options: Options) -> Stochastic | None:
 
 def _bits(name: str, text: str, prefix: str) -> int:
     """The number in "laq3" or "sq2"."""
-    match = re.fullmatch(rf"{prefix}([1-9]\d*)", text)
+    match = re.fullmatch(rf"{prefix}([2-9]|[1-9]\d+)", text)
     if match is None:
         lab = ", lab" if prefix == "laq" else ""
         raise ValueError(f"unknown {name} {text!r}: fp{lab}, {prefix}2, {prefix}3, {prefix}4, ...")

@@ -56,15 +56,19 @@ def create(
     the mesh whose devices are its workers.
 
     Raises:
-      ValueError: unknown model, rules that match no layer, chunks longer than every sum.
+      ValueError: unknown model, rules that match no layer, chunks longer than every sum, a wire
+        without a mesh.
     """
+    if recipe.wire is not None and mesh is None:
+        raise ValueError(f"{recipe.key} exchanges gradients: it needs a mesh, see train.mesh")
     shape = dataset.train_x.shape[1:]
     model = models.create(
         recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed)
     )
     if recipe.norm is not None:
         replace_batch_norms(model, recipe.norm)
-    found = layers(model, (recipe.batch_size, *shape))
+    workers = mesh.size if recipe.wire is not None and mesh is not None else 1
+    found = layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
     quantize_model(model, recipe.rules(found))
     quantizers = {f"{path}/kernel": q for path, q in recipe.stored(found).items()}
     model.eval()
