@@ -252,7 +252,8 @@ def main(options: Options) -> None:
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     print(
-        f"{'case':<66}{'ratio':>8}{'of CPU':>8}{'goal':>6}{'ms':>9}{'plain ms':>10}{'compile s':>11}"
+        f"{'case':<66}{'ratio':>8}{'of CPU':>8}{'goal':>6}"
+        f"{'ms':>9}{'plain ms':>10}{'compile s':>11}"
     )
     with options.out.open("a") as out:
         out.write(json.dumps(provenance({"rounds": options.rounds, "only": options.only})) + "\n")
