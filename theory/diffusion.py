@@ -99,31 +99,35 @@ def _generator(x: np.ndarray, drift, variance, slope):
     """Rates up and down (N,) of the nearest-neighbour chain; the ends reflect.
 
     Central differences, whose variance is exact, where the cell is small enough for positive
-    rates; upwind elsewhere.
+    rates. Elsewhere the drift's own |b| h takes the place of the variance, which is upwind
+    differencing, and the cell's mass belongs to the node upstream: a sum that the drift carries
+    through takes h / b for it, once, whatever it does beyond.
     """
     h = np.diff(x)
-    share = h / (variance * slope)  # half a cell's mass 2 / (v S') for each of its nodes
-    mass = np.append(share, 0.0) + np.append(0.0, share)
-    half_peclet = drift * h / variance
-    lean = np.clip(half_peclet, -1, 1)
-    excess = 2 * (half_peclet - lean)
-    up = (1 + lean + np.maximum(excess, 0)) / (slope * h) / mass[:-1]
-    down = (1 - lean + np.maximum(-excess, 0)) / (slope * h) / mass[1:]
+    carried = np.sign(drift) * (np.abs(drift) * h > variance)
+    variance = np.maximum(variance, np.abs(drift) * h)
+    share = h / (variance * slope)  # half a cell's mass 2 / (v S')
+    mass = np.append(share * (1 + carried), 0.0) + np.append(0.0, share * (1 - carried))
+    mass[0], mass[-1] = max(mass[0], share[0]), max(mass[-1], share[-1])  # the ends reflect
+    lean = drift * h / variance
+    up = (1 + lean) / (slope * h) / mass[:-1]
+    down = (1 - lean) / (slope * h) / mass[1:]
     return np.append(up, 0.0), np.append(0.0, down)
 
 
 def _time_steps(products: Law, man: int, n: float, first: float) -> np.ndarray:
     """Steps that grow with time, and sum to n.
 
-    While rounding does not matter yet, the law is sqrt(n) std wide: with a mean, no step may
-    carry it farther than a part of that. From n = 2^man std / |mean| on, it widens or stalls.
+    While rounding does not matter much, the law at time t is sqrt(t) std wide: with a mean, no
+    step may carry it farther than a part of that, or it would pick up negative probabilities.
+    By t = 4 2^man products it has widened or stalled; without spread to speak of, sooner.
     """
     ratio = abs(products.mean) / products.std if has_mean(products) else 0.0
-    turn = 2.0**man / ratio if ratio else 0.0
-    slow = min(_GROWTH, 0.2 / (ratio * math.sqrt(min(n, turn)))) if ratio else _GROWTH
+    narrow = 4 * 2.0**man * max(1.0, 1 / ratio) if ratio else 0.0
     steps, time = [], 0.0
     while time < n:
-        steps.append(max(first, time * (slow if time < 4 * turn else _GROWTH)))
+        slow = 0.2 / (ratio * math.sqrt(max(time, 1.0))) if time < narrow else _GROWTH
+        steps.append(max(first, time * min(slow, _GROWTH)))
         time += steps[-1]
     return np.array(steps) * (n / time)
 
