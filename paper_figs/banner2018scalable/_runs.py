@@ -1,13 +1,7 @@
-"""The training runs of `python scripts/sweep.py banner2018scalable`, as these figures take them."""
-
-from __future__ import annotations
-
-from collections.abc import Iterable
+"""How the variants of `python scripts/sweep.py banner2018scalable` look in these figures."""
 
 from paper_figs import style
 
-PAPER = "banner2018scalable"
-SEEDS = (0, 1, 2)
 LOOK = {  # colour-blind-safe, as in `style.LINE`
     "float32": style.LINE["float32"],
     "full": style.LINE["full"],
@@ -18,39 +12,3 @@ LOOK = {  # colour-blind-safe, as in `style.LINE`
     "range norm": {"color": "#0072B2", "linestyle": "-", "label": "range norm"},
     "range norm, code": {"color": "#56B4E9", "linestyle": "--", "label": "range norm, code"},
 }
-
-
-def runs(variants: Iterable[str]) -> dict[str, dict[int, dict]]:
-    """Rows of ablations.jsonl by variant, in the order given, and seed.
-
-    Raises:
-      FileNotFoundError: there is no such file yet.
-    """
-    found: dict[str, dict[int, dict]] = {name: {} for name in variants}
-    for row in style.rows(PAPER, "ablations"):
-        if row["variant"] in found:
-            found[row["variant"]][row["seed"]] = row  # the newest, where a run was repeated
-    return {name: dict(sorted(by_seed.items())) for name, by_seed in found.items()}
-
-
-def missing(found: dict[str, dict[int, dict]]) -> str:
-    """Which of the three seeds are not there, a line a variant; "" where none is."""
-    gone = {name: [s for s in SEEDS if s not in by_seed] for name, by_seed in found.items()}
-    lines = [f"{name}: seed {', '.join(map(str, seeds))}" for name, seeds in gone.items() if seeds]
-    return "\n".join(["missing:", *lines]) if lines else ""
-
-
-def percent(by_seed: dict[int, dict]) -> dict[int, float]:
-    """Final test accuracy by seed, of the runs that have one: some stop at a NaN."""
-    return {s: 100 * row["accuracy"] for s, row in by_seed.items() if row["accuracy"] is not None}
-
-
-def stopped(by_seed: dict[int, dict]) -> list[int]:
-    """Seeds whose run stopped before its end, at a number that was not finite."""
-    return [seed for seed, row in by_seed.items() if row["accuracy"] is None]
-
-
-def note(ax, text: str, x: float, y: float) -> None:
-    """Small grey text in the corner of the axes that is nearest to (x, y), in fractions of them."""
-    ax.text(x, y, text, transform=ax.transAxes, ha="right" if x > 0.5 else "left",
-            va="top" if y > 0.5 else "bottom", color="#888888", fontsize=5)  # fmt: skip

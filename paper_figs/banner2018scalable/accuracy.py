@@ -12,7 +12,7 @@ Rows: python scripts/sweep.py banner2018scalable
 
 import numpy as np
 
-from paper_figs import style
+from paper_figs import style, sweeps
 from paper_figs.banner2018scalable import _runs
 
 PAPER = "banner2018scalable"
@@ -27,16 +27,16 @@ READ = 0.5  # off the plots
 
 def data(quick: bool) -> dict:
     """By variant: curves of each seed in percent, gaps to float32 of the seeds that both have."""
-    found = _runs.runs([*VARIANTS, "float32"])
-    reference = _runs.percent(found["float32"])
+    found = sweeps.runs(PAPER, [*VARIANTS, "float32"])
+    reference = sweeps.percent(found["float32"])
     curves = {
         name: [[100 * accuracy for _, accuracy in by_seed[s]["curve"]]
-               for s in _runs.percent(by_seed)]
+               for s in sweeps.percent(by_seed)]
         for name, by_seed in found.items()
     }  # fmt: skip
     steps = [[step for step, _ in row["curve"]] for run in found.values() for row in run.values()]
     gaps = {
-        name: [reference[s] - a for s, a in _runs.percent(found[name]).items() if s in reference]
+        name: [reference[s] - a for s, a in sweeps.percent(found[name]).items() if s in reference]
         for name in VARIANTS
     }
     return {
@@ -44,7 +44,7 @@ def data(quick: bool) -> dict:
         "steps": max(steps, key=len, default=[]),
         "gaps": gaps,
         "poster": POSTER,
-        "missing": _runs.missing(found),
+        "missing": sweeps.missing(found),
     }
 
 
@@ -56,7 +56,7 @@ def draw(d: dict, axes) -> None:
             curves.plot(d["steps"], np.mean(of_seeds, 0), **_runs.LOOK[name])
     curves.set(xlabel="step", ylabel="test accuracy (%)")
     curves.legend(loc="lower right")
-    _runs.note(curves, d["missing"], x=0.02, y=1)
+    sweeps.note(curves, d["missing"], x=0.02, y=1)
     names = [_runs.LOOK[name]["label"] for name in d["gaps"]]
     for row, (name, gaps) in enumerate(d["gaps"].items()):
         if gaps:

@@ -12,7 +12,7 @@ Rows: python scripts/sweep.py banner2018scalable
 
 import numpy as np
 
-from paper_figs import style
+from paper_figs import style, sweeps
 from paper_figs.banner2018scalable import _runs
 
 PAPER = "banner2018scalable"
@@ -29,17 +29,19 @@ SERIES = {True: "full", False: "no bifurcation"}
 def data(quick: bool) -> dict:
     """Percent by series, bits and seed; the means of float32; what is missing."""
     names = {series: {b: _name(b, bifurcate) for b in BITS} for bifurcate, series in SERIES.items()}
-    found = _runs.runs([*(n for by_bits in names.values() for n in by_bits.values()), "float32"])
+    found = sweeps.runs(
+        PAPER, [*(n for by_bits in names.values() for n in by_bits.values()), "float32"]
+    )
     ours = {
-        series: {b: _runs.percent(found[name]) for b, name in by_bits.items()}
+        series: {b: sweeps.percent(found[name]) for b, name in by_bits.items()}
         for series, by_bits in names.items()
     }
     stopped = {
-        series: [b for b, name in by_bits.items() if _runs.stopped(found[name])]
+        series: [b for b, name in by_bits.items() if sweeps.stopped(found[name])]
         for series, by_bits in names.items()
     }
-    return {"ours": ours, "stopped": stopped, "float32": _runs.percent(found["float32"]),
-            "poster": POSTER, "missing": _runs.missing(found)}  # fmt: skip
+    return {"ours": ours, "stopped": stopped, "float32": sweeps.percent(found["float32"]),
+            "poster": POSTER, "missing": sweeps.missing(found)}  # fmt: skip
 
 
 def _name(bits: int, bifurcate: bool) -> str:
@@ -61,7 +63,7 @@ def draw(d: dict, axes) -> None:
         ax.set(xlabel="bits", ylabel="final test accuracy (%)", xticks=BITS)
     axes[0].legend(loc="lower right")
     axes[1].set(xlim=(3.7, 8.3), ylim=(81, 91.5))
-    _runs.note(axes[1], d["missing"], x=1, y=0)
+    sweeps.note(axes[1], d["missing"], x=1, y=0)
 
 
 def _series(ax, d: dict, series: str, shift: float) -> None:

@@ -14,7 +14,7 @@ Rows: python scripts/sweep.py banner2018scalable
 
 import numpy as np
 
-from paper_figs import style
+from paper_figs import style, sweeps
 from paper_figs.banner2018scalable import _runs
 from theory import expected_range, range_law
 
@@ -30,12 +30,12 @@ CONSTANTS = {"paper": "range norm", "code": "range norm, code"}
 
 def data(quick: bool) -> dict:
     """Curves in percent and natural logarithms by variant; the calibration by constant."""
-    found = _runs.runs(VARIANTS)
+    found = sweeps.runs(PAPER, VARIANTS)
     curves = {
         name: {
             "accuracy": _mean([row["curve"] for row in by_seed.values()], 100),
             "loss": _mean([row["train_loss"] for row in by_seed.values()], 1),
-            "final": _runs.percent(by_seed),
+            "final": sweeps.percent(by_seed),
         }
         for name, by_seed in found.items()
         if by_seed
@@ -47,7 +47,7 @@ def data(quick: bool) -> dict:
         "calibration": {c: expected_range.calibration(n, c) for c in CONSTANTS},
         "spread": {c: [range_law.spread(int(k), c) for k in n] for c in CONSTANTS},
         "bounds": (range_law.LOWER, range_law.UPPER),
-        "missing": _runs.missing(found),
+        "missing": sweeps.missing(found),
     }
 
 
@@ -69,7 +69,7 @@ def draw(d: dict, axes) -> None:
     loss.set(xlabel="step", ylabel="training loss of a batch", yscale="log")
     loss.set_yticks((0.2, 0.5, 1, 2), ("0.2", "0.5", "1", "2"))
     loss.tick_params(which="minor", labelleft=False)
-    _runs.note(loss, d["missing"], x=1, y=1)
+    sweeps.note(loss, d["missing"], x=1, y=1)
     for constant, name in CONSTANTS.items():
         look, middle = _runs.LOOK[name], np.array(d["calibration"][constant])
         calibration.plot(d["n"], middle, **{**look, "label": f"C(n) of the {constant}"})

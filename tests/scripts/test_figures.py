@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paper_figs import style
+from paper_figs import style, sweeps
 from paper_figs.banner2018scalable import (
-    _runs,
     _tensors,
     accuracy,
     bits,
@@ -116,7 +115,7 @@ def test_measured_tensors_are_those_of_the_gemms():
 
 
 def test_missing_seeds_are_named_and_stopped_ones_are_not_missing(monkeypatch):
-    """Kills: _runs.py: a run that stopped at a NaN is left out."""
+    """Kills: sweeps.py: a run that stopped at a NaN is left out."""
     ran = {"variant": "full", "seed": 1, "accuracy": 0.9, "curve": [[62, 0.9]]}
     stopped = {"variant": "2 bits, no bifurcation", "seed": 0, "accuracy": None, "curve": []}
     monkeypatch.setattr(style, "rows", lambda paper, name: [ran, stopped])
@@ -125,7 +124,7 @@ def test_missing_seeds_are_named_and_stopped_ones_are_not_missing(monkeypatch):
     assert d["stopped"] == {"full": [], "no bifurcation": [2]}
     lines = d["missing"].splitlines()
     assert {"full: seed 0, 2", "2 bits, no bifurcation: seed 1, 2"} <= set(lines)
-    assert _runs.missing({"full": dict.fromkeys(_runs.SEEDS, ran)}) == ""
+    assert sweeps.missing({"full": dict.fromkeys(sweeps.SEEDS, ran)}) == ""
 
 
 def test_a_missing_optional_input_is_left_out(monkeypatch, tmp_path):
