@@ -1,0 +1,96 @@
+"""Whole runs of workers that exchange gradients: resumed, and in two processes."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from train import tiny
+
+from qtrain.recipes import hou2019analysis as hou
+from qtrain.train import mesh as meshes
+from qtrain.train import metrics
+from qtrain.train.data import load
+from qtrain.train.loop import Settings, _Run, fit
+from qtrain.train.state import create
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_stopped_and_resumed(tmp_path, monkeypatch):
+    """Wide weights come back with the rest: the same metrics and bits as without a stop.
+
+    Kills: train/state.py: `StoredState` kept out of the checkpoint (`wide` started anew from the
+    narrow weights).
+    """
+    options = hou.Options(gradients="sq2", clip=3.0)
+    chosen = dataclasses.replace(hou.recipe(options), model="mlp", batch_size=16, epochs=2)
+    whole = fit(chosen, tiny.dataset(), Settings(folder=tmp_path / "whole", quiet=True))
+    advance = _Run.advance
+
+    def interrupted(run):
+        if run.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        advance(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "advance", interrupted)
+        settings = Settings(folder=tmp_path / "stopped", quiet=True)
+        assert fit(chosen, tiny.dataset(), settings).step == 4
+    resumed = fit(chosen, tiny.dataset(), dataclasses.replace(settings, resume=True))
+    assert resumed.loss == whole.loss
+    _same_run(tmp_path / "whole", tmp_path / "stopped", chosen, tiny.dataset())
+
+
+def _same_run(one: Path, two: Path, chosen, data) -> None:
+    """Equal metrics, and every bit of the last checkpoint."""
+    kept = [
+        [line for line in (folder / metrics.NAME).read_text().splitlines() if _timeless(line)]
+        for folder in (one, two)
+    ]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) > 2
+    template = create(chosen, data, seed=0, steps=1, mesh=meshes.create(1, chosen.batch_size))[1]
+    for a, b in zip(_arrays(one, template), _arrays(two, template), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def _timeless(line: str) -> bool:
+    return json.loads(line)["kind"] in ("train", "eval")
+
+
+def _arrays(folder: Path, template) -> list[np.ndarray]:
+    """The last checkpoint's, by orbax's own reader, on one device."""
+    last = max((folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        restore = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        found = reader.restore(last.absolute(), args=restore).state
+    return [np.asarray(x) for x in jax.tree.leaves(found)]
+
+
+def test_two_processes_are_one_with_two_devices(tmp_path):
+    """gloo on loopback carries the same words as memory: the same metrics and weights, all bits."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    argv = [
+        sys.executable, str(ROOT / "scripts" / "train.py"), "hou2019analysis", "--model", "mlp",
+        "--steps", "3", "--no-baseline", "--mesh", "data=2",
+    ]  # fmt: skip
+    together = ["--processes", "2", "--coordinator", f"127.0.0.1:{port}"]
+    runs = [[*argv, "--out", str(tmp_path / "one")]] + [
+        [*argv, "--out", str(tmp_path / "two"), *together, "--process-id", str(i)] for i in (0, 1)
+    ]
+    processes = [subprocess.Popen(run, env=environment) for run in runs]
+    assert [p.wait(timeout=300) for p in processes] == [0, 0, 0]
+    folders = (tmp_path / name / "hou2019analysis" for name in ("one", "two"))
+    chosen = dataclasses.replace(hou.recipe(), model="mlp")
+    _same_run(*folders, chosen, load(chosen.data))
