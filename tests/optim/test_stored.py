@@ -114,10 +114,7 @@ def test_inside_a_loss_scale():
 
 
 def test_wide_weights_on_a_grid():
-    """A rounded optimizer keeps the wide weights on its grid; the narrow ones need not be on it.
-
-    Kills: optim/stored.py: `apply_updates(state.wide, updates)` -> `optax.apply_updates(...)`.
-    """
+    """A rounded optimizer keeps the wide weights on its grid; the narrow ones need not be on it."""
     move = lambda w, u: optim.apply_updates(w, u, "e6m9")  # noqa: E731
     tx = stored(optim.sgd(0.3, fmt="e6m9"), QUANTIZERS, move)
     plain = optim.sgd(0.3, fmt="e6m9")
@@ -132,6 +129,15 @@ def test_wide_weights_on_a_grid():
         equal(state.wide, wide)
         equal(state.wide, optim.round_params(state.wide, "e6m9"))
         assert len(np.unique(narrow(state, QUANTIZERS)["layer"]["kernel"])) <= 3
+
+
+def test_wide_weights_move_as_told():
+    """Kills: optim/stored.py: `apply_updates(state.wide, ` -> `optax.apply_updates(state.wide, `."""
+    twice = lambda w, u: jax.tree.map(lambda w, u: w + 2 * u, w, u)  # noqa: E731
+    tx = stored(optax.sgd(1.0), QUANTIZERS, twice)
+    state = tx.init(PARAMS)
+    _, state = tx.update(grads(0), state, narrow(state, QUANTIZERS))
+    equal(state.wide, jax.tree.map(lambda w, g: w - 2 * g, PARAMS, grads(0)))
 
 
 def test_dtypes_and_names():

@@ -66,16 +66,18 @@ def kernels(params) -> list[np.ndarray]:
     return [np.asarray(w) for w in jax.tree.leaves(params) if w.ndim > 1]
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
-def test_all_workers_hold_the_same_weights(devices):
-    """Every bit of the state, after each step; each kernel is three values, none of them lost.
+@pytest.mark.parametrize(
+    ("devices", "weights", "values"), [(1, "laq2", 3), (2, "laq4", 15), (8, "laq3", 7)]
+)
+def test_all_workers_hold_the_same_weights(devices, weights, values):
+    """Every bit of the state, after each step; a kernel has no more values than codes.
 
     The buffers are donated: narrow and wide biases must not share one.
 
     Kills: train/state.py: `optim.narrow(memory, quantizers)` in `_apply` -> `optax.apply_updates(
     params, updates)`; train/step.py: `exchange(program.wire, grads, ...)` -> `grads`.
     """
-    chosen = recipe(weights="laq2", gradients="sq3", clip=3.0)
+    chosen = recipe(weights=weights, gradients="sq3", clip=3.0)
     chosen = dataclasses.replace(chosen, optimizer=Adam(lr=0.1))  # signs change in these steps
     run = Workers(chosen, devices)
     for i in range(4):
@@ -85,9 +87,8 @@ def test_all_workers_hold_the_same_weights(devices):
         for w, wide in zip(
             kernels(run.state.params), kernels(run.state.optimizer.wide), strict=True
         ):
-            alpha = np.abs(w).max()
-            assert set(np.unique(w)) == {-alpha, np.float32(0), alpha}
-            assert np.unique(wide).size > 3
+            assert 3 <= np.unique(w).size <= values < np.unique(wide).size
+            np.testing.assert_array_equal(np.unique(np.abs(w)), np.unique(np.maximum(w, 0)))
 
 
 def test_narrow_weights_by_hand():
