@@ -47,6 +47,20 @@ def test_accuracies_are_the_measured_ones():
         assert f"| {shown} | {np.mean(values):.2f} % |" in README
 
 
+def test_8bit_accuracies_are_the_measured_ones():
+    runs: dict[str, list[float]] = {}
+    for row in style.rows("banner2018scalable", "ablations"):
+        runs.setdefault(row["variant"], []).append(row["accuracy"])
+    mean = lambda name: f"{100 * np.mean(runs[name]):.2f} %"  # noqa: E731
+    assert f"| 8 | {mean('full')} | {mean('no bifurcation')} |" in README
+    for bits in (6, 5, 4):
+        name = f"{bits} bits"
+        assert f"| {bits} | {mean(name)} | {mean(name + ', no bifurcation')} |" in README
+    assert f"| 3 | {mean('3 bits')} | NaN |" in README
+    assert runs["3 bits, no bifurcation"].count(None) == 2
+    assert f"{mean('float32')}; {mean('range norm')}" in README
+
+
 def test_speeds_are_the_measured_ones():
     """After `make bench`: paste the output of `python scripts/bench.py --table` here."""
     assert f"<!-- speed -->\n{bench.table(bench.RESULTS)}\n<!-- /speed -->" in README
