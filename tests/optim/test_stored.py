@@ -132,7 +132,7 @@ def test_wide_weights_on_a_grid():
 
 
 def test_wide_weights_move_as_told():
-    """Kills: optim/stored.py: `apply_updates(state.wide, ` -> `optax.apply_updates(state.wide, `."""
+    """Kills: optim/stored.py: `apply_updates(state.wide` -> `optax.apply_updates(state.wide`."""
     twice = lambda w, u: jax.tree.map(lambda w, u: w + 2 * u, w, u)  # noqa: E731
     tx = stored(optax.sgd(1.0), QUANTIZERS, twice)
     state = tx.init(PARAMS)
