@@ -14,7 +14,9 @@ Deviations:
 (2) The paper's server averages gradients and sends quantized weights; here each worker gathers
     all gradients and does the server's work itself, as in its all-reduce remark.
 (3) Biases are neither quantized nor left out of the exchange. Scales and clipping are per tensor.
-(4) The default is Adam on a small CNN with embedded images, with a cosine schedule.
+(4) The default is Adam on a small CNN with embedded images, with a cosine schedule, at a rate of
+    3e-3: full precision is as good from 2e-3 to 6e-3, but quantized gradients, whose larger norm
+    Adam turns into shorter steps, fall behind below that.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def recipe(options: Options = Options()) -> Recipe:
     """Quantized weights and gradients, or either."""
     return Recipe(
         key="hou2019analysis",
-        optimizer=Adam(lr=1e-3),
+        optimizer=Adam(lr=3e-3),
         weight=_weights(options),
         wire=_gradients(options),
     )
