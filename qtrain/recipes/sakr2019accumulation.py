@@ -18,6 +18,8 @@ Deviations:
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Literal
 
 from qtrain.ops import Accumulator
@@ -99,8 +101,11 @@ class Options:
     gemms: tuple[Gemm, ...] = GEMMS
     """Which GEMMs are narrowed; the sums of the others stay in float32."""
     nonzero: tuple[tuple[str, float, float, float], ...] = ()
-    """Per layer the share of products that are not zero in its three GEMMs, as measured by
-    scripts/advise.py; layers left out have 1: more bits, never fewer."""
+    """Per layer the share of products that are not zero in its three GEMMs; layers left out have
+    1: more bits, never fewer."""
+    advice: Path | None = None
+    """Take these shares from the file that `scripts/advise.py --model MODEL --measure --out FILE`
+    wrote for the same model."""
 
 
 _SWEPT = {f" {p:+d}" if p else "": p for p in (0, -1, -2, -3)}
@@ -139,5 +144,28 @@ def recipe(options: Options = Options()) -> Recipe:
 def _accumulator(options: Options) -> tuple[At, ...] | None:
     if not options.gemms:
         return None
+    if options.advice is not None:
+        options = dataclasses.replace(options, nonzero=_measured(options.advice))
     settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Predicted)}
     return At(LAST, None), At(".*", Predicted(**settings))
+
+
+def _measured(file: Path) -> tuple[tuple[str, float, float, float], ...]:
+    """`Options.nonzero` out of an adviser's rows; of a layer that is called twice, the larger."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, dict[str, float]] = {}
+        for row in rows:
+            ratios = found.setdefault(row["layer"], dict.fromkeys(GEMMS, 0.0))
+            ratios[row["gemm"]] = max(ratios[row["gemm"]], row["nonzero"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{file} is no advice: write it with scripts/advise.py --model MODEL --measure --out"
+        ) from None
+    # a GEMM that the adviser left out (a sum of one product) has all of its products
+    share = lambda layer, gemm: found[layer][gemm] or 1.0  # noqa: E731
+    forward, input_grad, weight_grad = GEMMS
+    return tuple(
+        (layer, share(layer, forward), share(layer, input_grad), share(layer, weight_grad))
+        for layer in found
+    )

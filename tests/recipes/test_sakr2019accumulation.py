@@ -1,6 +1,7 @@
 """Widths from theory reach the accumulators of each layer's three GEMMs."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -66,6 +67,28 @@ def test_perturbation_moves_every_width_but_not_below_one_bit():
 def test_zeros_shorten_a_sum():
     """100352 products of which 14 % are not zero need 7 bits, not 8."""
     assert widths(nonzero=(("conv1", 1.0, 1.0, 0.14),))["conv1"] == ["e6m1", "e6m3", "e6m7"]
+
+
+def test_advice_is_read_back(tmp_path):
+    """The file that the adviser writes, and what it would be without its zeros.
+
+    Kills: recipes/sakr2019accumulation.py `_measured` with the roles of a layer in another order.
+    """
+    rows = [
+        {"layer": "conv1", "gemm": gemm, "nonzero": share, "length": 9}
+        for gemm, share in (("weight_grad", 0.14), ("forward", 1.0), ("weight_grad", 0.1))
+    ]
+    (tmp_path / "advice.json").write_text(json.dumps(rows))
+    told = widths(advice=tmp_path / "advice.json")
+    assert told == widths(nonzero=(("conv1", 1.0, 1.0, 0.14),)) != widths()
+
+
+def test_advice_that_is_none(tmp_path):
+    (tmp_path / "advice.json").write_text('{"bits": 3}')
+    with pytest.raises(ValueError, match="is no advice: write it"):
+        widths(advice=tmp_path / "advice.json")
+    with pytest.raises(OSError, match="missing"):
+        widths(advice=tmp_path / "missing.json")
 
 
 def test_options_reach_the_accumulator():
