@@ -25,7 +25,8 @@ class Sums:
 
     law: values of s with probabilities; `law.first` is E[S 1{s = value}].
     mean, variance: of S.
-    stall: probability that one more addition leaves s as it is.
+    stall: probability that one more addition leaves s as it is; of chunks, one more of a whole
+      chunk's sum, after a short last one too.
     absorbed: probability that no addition can change s any more.
     """
 
@@ -37,8 +38,8 @@ class Sums:
 
     @property
     def retention(self) -> float:
-        """E[s^2] / E[S^2]; E[S^2] = n E[p^2] for zero-mean products."""
-        return float(self.law.probs @ self.law.values**2) / (self.variance + self.mean**2)
+        """E[s^2] / E[S^2]; E[S^2] = n E[p^2] for zero-mean products. Infinite if s can be."""
+        return self._second / (self.variance + self.mean**2)
 
     @property
     def variance_retention(self) -> float:
@@ -54,10 +55,21 @@ class Sums:
 
     @property
     def mean_square_error(self) -> float:
-        """E[(s - S)^2]."""
-        second = float(self.law.probs @ self.law.values**2)
-        joint = float(self.law.values @ self.law.exact_first)
-        return second - 2 * joint + self.variance + self.mean**2
+        """E[(s - S)^2]; infinite if s can be. NaN where only s was followed."""
+        if math.isinf(self._second):
+            return math.inf
+        joint = float(self.law.values[self._possible] @ self.law.exact_first[self._possible])
+        return self._second - 2 * joint + self.variance + self.mean**2
+
+    @property
+    def _possible(self) -> np.ndarray:
+        return self.law.probs > 0
+
+    @property
+    def _second(self) -> float:
+        """E[s^2]; an infinity that has no probability does not count."""
+        possible = self._possible
+        return float(self.law.probs[possible] @ self.law.values[possible] ** 2)
 
 
 def sums(
@@ -79,7 +91,7 @@ def sums(
 
     Args:
       chunk: additions per chunk; None: one chunk, i.e. no second sum.
-      intra: format inside a chunk; default `fmt`.
+      intra: format inside a chunk; default `fmt`. Of one chunk, the sum is rounded to `fmt` once.
       floor: coarsens the subnormal spacing to at least this; 0: as the format has it. Fewer
         states, at an error of about (floor/std)^2/12 in the variance of one product.
       joint: whether to follow the exact sum too; without it, up to four times faster and
