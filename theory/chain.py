@@ -58,18 +58,13 @@ class Sums:
         """E[(s - S)^2]; infinite if s can be. NaN where only s was followed."""
         if math.isinf(self._second):
             return math.inf
-        joint = float(self.law.values[self._possible] @ self.law.exact_first[self._possible])
+        joint = float(self.law.values @ self.law.exact_first)
         return self._second - 2 * joint + self.variance + self.mean**2
 
     @property
-    def _possible(self) -> np.ndarray:
-        return self.law.probs > 0
-
-    @property
     def _second(self) -> float:
-        """E[s^2]; an infinity that has no probability does not count."""
-        possible = self._possible
-        return float(self.law.probs[possible] @ self.law.values[possible] ** 2)
+        """E[s^2]."""
+        return float(self.law.probs @ self.law.values**2)
 
 
 def sums(
