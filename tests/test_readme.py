@@ -61,6 +61,17 @@ def test_8bit_accuracies_are_the_measured_ones():
     assert f"{mean('float32')}; {mean('range norm')}" in README
 
 
+def test_accuracies_by_weights_and_gradients_are_the_measured_ones():
+    runs: dict[str, list[float]] = {}
+    for row in style.rows("hou2019analysis", "ablations"):
+        runs.setdefault(row["variant"], []).append(row["accuracy"])
+    weights = {"float32": "fp", "1 bit": "lab"} | {f"{m} bits": f"laq{m}" for m in (2, 3, 4)}
+    for shown, name in weights.items():
+        gradients = ("fp", "sq2", "sq2 clip 3", "sq3", "sq4")
+        cells = [f"{100 * np.mean(runs[f'{name} {g}']):.2f} %" for g in gradients]
+        assert f"| {shown} | {' | '.join(cells)} |" in README
+
+
 def test_speeds_are_the_measured_ones():
     """After `make bench`: paste the output of `python scripts/bench.py --table` here."""
     assert f"<!-- speed -->\n{bench.table(bench.RESULTS)}\n<!-- /speed -->" in README

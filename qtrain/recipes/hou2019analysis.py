@@ -15,8 +15,8 @@ Deviations:
     all gradients and does the server's work itself, as in its all-reduce remark.
 (3) Biases are neither quantized nor left out of the exchange. Scales and clipping are per tensor.
 (4) The default is Adam on a small CNN with embedded images, with a cosine schedule, at a rate of
-    3e-3: full precision is as good from 2e-3 to 6e-3, but quantized gradients, whose larger norm
-    Adam turns into shorter steps, fall behind below that.
+    3e-3. At 1e-3 (short_steps.jsonl) SQ2 clipped at 3 sigma loses 1.8 points, here 0.5: Adam turns
+    the larger norm of quantized gradients into shorter steps.
 """
 
 from __future__ import annotations
