@@ -9,17 +9,19 @@ from paper_figs import style
 SEEDS = (0, 1, 2)
 
 
-def runs(paper: str, variants: Iterable[str]) -> dict[str, dict[int, dict]]:
-    """Rows of the paper's ablations.jsonl by variant, in the order given, and seed.
+def runs(
+    paper: str, variants: Iterable[str], name: str = "ablations"
+) -> dict[str, dict[int, dict]]:
+    """Rows of the paper's file of that name by variant, in the order given, and seed.
 
     Raises:
       FileNotFoundError: there is no such file yet.
     """
-    found: dict[str, dict[int, dict]] = {name: {} for name in variants}
-    for row in style.rows(paper, "ablations"):
+    found: dict[str, dict[int, dict]] = {variant: {} for variant in variants}
+    for row in style.rows(paper, name):
         if row["variant"] in found:
             found[row["variant"]][row["seed"]] = row  # the newest, where a run was repeated
-    return {name: dict(sorted(by_seed.items())) for name, by_seed in found.items()}
+    return {variant: dict(sorted(by_seed.items())) for variant, by_seed in found.items()}
 
 
 def missing(found: dict[str, dict[int, dict]]) -> str:
