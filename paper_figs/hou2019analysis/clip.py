@@ -2,14 +2,14 @@
 
 Left: E||Q(Clip(g))||^2 / ||g||^2 of SQ2. Lines: exact for Gaussian entries; dots: draws; squares:
 the four weight tensors of the small CNN, means over batches of two epochs. Unclipped it rises with
-d, as sqrt(2 ln d) for Gaussian entries and up to 1.6 times that for real ones, of kurtosis 4 to 12:
+d, as sqrt(2 ln d) for Gaussian entries and up to 1.8 times that for real ones, of kurtosis 3 to 28:
 far from the sqrt d of Proposition 1 (dashed) and of the worst gradient (dotted). Clipped it does
 not rise, and is below Proposition 2 (dashed); real gradients, more of whose norm is clipped away,
 are below Gaussian ones [hou2019analysis, Prop. 1-3]. Middle, right: test accuracy and training loss
 with LAQ2 and SQ2; black: float32 gradients, shaded the range of seeds. Clipping wins back two
 thirds of the 3.5 points that SQ2 loses, from the first epoch on. The published price, a larger loss
 in the end for c = 1, does not appear: training loss ends 4 % below that of c = 3, and accuracies
-are equal within seeds. The bias of c = 1 is a fifth to a third of ||g||^2; but Adam undoes that
+are equal within seeds. The bias of c = 1 is a sixth to a half of ||g||^2; but Adam undoes that
 clipped gradients are shorter.
 Rows: python -m paper_figs.hou2019analysis._gradients; python scripts/sweep.py hou2019analysis
 """
