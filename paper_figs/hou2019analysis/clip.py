@@ -124,7 +124,7 @@ def _norms(ax, d: dict) -> None:
                 markerfacecolor="none")  # fmt: skip
     for name, value in d["printed_clipped"].items():
         ax.plot(d["d"][[0, -1]], [value] * 2, **{**grey, "color": COLOR[name]})
-    ax.set(xscale="log", yscale="log", ylim=(0.3, 300), xlabel="entries of the gradient, d")
+    ax.set(xscale="log", yscale="log", ylim=(0.12, 600), xlabel="entries of the gradient, d")
     ax.set_ylabel("$E\\|Q(\\mathrm{Clip}(g))\\|^2 / \\|g\\|^2$, SQ2")
     ax.legend(loc="upper left", fontsize=5.5, handlelength=1.6, labelspacing=0.25)
 

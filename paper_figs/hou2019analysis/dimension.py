@@ -74,7 +74,8 @@ def draw(d: dict, axes) -> None:
         ax.set(xscale="log", yscale="log", xlabel=f"step, t ({SETTINGS[setting][0]})")
     for gradients, dash in DASH.items():
         axes[0].plot([], [], dash, color="#888888", label=NAME[gradients])
-    axes[0].legend(fontsize=5.5)
+    axes[0].set_ylim(top=90)
+    axes[0].legend(fontsize=5.5, loc="upper right")
     axes[0].set_ylabel("average loss")
     losses, ratios = axes[2:]
     for setting, (label, color) in SETTINGS.items():
