@@ -41,7 +41,7 @@ class Options:
     recipe: tyro.conf.Positional[str] = RECIPE
     """The paper whose widths are asked for."""
     model: str | None = None
-    """mlp, small_cnn, resnet20, resnet32, resnet18 or alexnet."""
+    """mlp, small_cnn, small_cnn_bn, resnet20, resnet32, resnet18 or alexnet."""
     fn: str | None = None
     """MODULE:FUNCTION, a scalar loss, instead of a model."""
     args: str | None = None

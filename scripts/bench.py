@@ -201,7 +201,7 @@ def table(path: pathlib.Path) -> str:
         version = _column(row) if "versions" in row else version
         if "case" in row:
             found.setdefault(version, {})[row["case"]] = row["ratio"]
-    head = ["every value or addition rounded exactly", "goal", *found]
+    head = ["what is emulated", "goal", *found]
     lines = [head, ["---"] * len(head)]
     for title, pattern, goal in ROWS:
         cells = [

@@ -23,7 +23,7 @@ def main() -> int:
     """Draws the chosen papers' figures; returns the exit status."""
     from paper_figs import style
 
-    papers = sorted({p.parent.name for p in style.FOLDER.glob("*/*.py")} - {"results", "out"})
+    papers = sorted({p.parent.name for p in style.FOLDER.glob("*/[!_]*.py")} - {"results", "out"})
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -61,7 +61,7 @@ class Run:
     """What is trained, and how the run is carried out."""
 
     model: str | None = None
-    """mlp, small_cnn, resnet20, resnet32, resnet18 or alexnet."""
+    """mlp, small_cnn, small_cnn_bn, resnet20, resnet32, resnet18 or alexnet."""
     data: str | None = None
     """fashion-mnist-8k (comes with qtrain), fashion-mnist, mnist or cifar10."""
     data_dir: Path | None = None

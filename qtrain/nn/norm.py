@@ -67,7 +67,8 @@ class RangeBatchNorm(nnx.Module):
     """(x - mean) / (C(n) range + epsilon) * scale + bias per channel, the last axis.
 
     Takes the place of nnx.BatchNorm: the same parameters and the same switch between batch and
-    running statistics. A constant channel becomes its bias. Under `jax.jit` with a batch split
+    running statistics. A constant channel becomes its bias, and its gradient is 1 / epsilon times
+    what comes back, as in the source's code. Under `jax.jit` with a batch split
     over devices the range is that of the whole batch (see `RangeNorm.replicas`); inside
     `jax.shard_map` it is the device's own unless `axis_name` is given.
     """
@@ -141,9 +142,11 @@ class RangeBatchNorm(nnx.Module):
             variable[...] = old * variable[...] + (1 - old) * jax.lax.stop_gradient(new)
 
 
-def replace_batch_norms(model: Model, settings: RangeNorm) -> Model:
+def replace_batch_norms(
+    model: Model, settings: RangeNorm, *, axis_name: str | None = None
+) -> Model:
     """Puts a `RangeBatchNorm` in the place of each nnx.BatchNorm, in place; scales and biases
-    stay those of the model, or none where it has none.
+    stay those of the model, or none where it has none. So do axis names, unless one is given.
 
     Raises:
       ValueError: the model has no batch normalization, or one over another axis than the last.
@@ -165,7 +168,7 @@ def replace_batch_norms(model: Model, settings: RangeNorm) -> Model:
                 f"{where} normalizes axis {child.axis}: a range is taken per channel of the last"
                 " axis, -1"
             )
-        new = RangeBatchNorm(child.num_features, settings, axis_name=child.axis_name)
+        new = RangeBatchNorm(child.num_features, settings, axis_name=axis_name or child.axis_name)
         new.use_running_average = bool(child.use_running_average)
         for part in ("scale", "bias"):
             if (values := getattr(child, part)) is None:

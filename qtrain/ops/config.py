@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from qtrain import formats
+from qtrain.ops import integer as integers
 
 Quantizer = Callable  # a frozen, hashable `(x, key=None) -> x` with `.needs_key`
 Rounding = Literal["nearest", "stochastic", "toward_zero", "align"]
@@ -122,6 +123,12 @@ class DotConfig:
     input_grad: Accumulator | None = None
     weight_grad: Accumulator | None = None
     integer: bool = False  # dot: GEMMs without accumulator in int8 x int8 -> int32
+
+    def __post_init__(self) -> None:
+        if self.integer:
+            for role in ("lhs", "rhs", "dgrad", "wgrad"):
+                if (quantizer := getattr(self, role)) is not None:
+                    integers.check(role, quantizer)
 
     @property
     def needs_key(self) -> bool:

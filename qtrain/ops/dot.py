@@ -163,14 +163,10 @@ def _scales(config: DotConfig, **operands) -> dict[str, jax.Array]:
     """The scale of each given role that has a quantizer, if GEMMs are to be done in integers."""
     if not config.integer:
         return {}
-    chosen = {role: getattr(config, role) for role in operands}
-    for role, quantizer in chosen.items():
-        if quantizer is not None:
-            integer.check(role, quantizer)
     return {
-        role: integer.scale_of(quantizer, operands[role])
-        for role, quantizer in chosen.items()
-        if quantizer is not None
+        role: integer.scale_of(quantizer, x)
+        for role, x in operands.items()
+        if (quantizer := getattr(config, role)) is not None
     }
 
 

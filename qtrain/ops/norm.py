@@ -80,6 +80,8 @@ def range_moments(
         high, low = _gather(high, axis_name), _gather(low, axis_name)
     least, largest = low.min(axis=0), high.max(axis=0)
     if chunks == 1:  # the range of all values; chunks stay parts of one device's values
+        if axis_name is not None:
+            largest, least = (_shared(values, x, axis_name) for x in (largest, least))
         spread = largest - least
     else:
         spread = high.mean(axis=0) - low.mean(axis=0)
@@ -96,6 +98,17 @@ def _gather(x: jax.Array, axis_name: str) -> jax.Array:
     size = lax.axis_size(axis_name)
     own = (jnp.arange(size) == lax.axis_index(axis_name))[:, None, None]
     return lax.psum(jnp.where(own, x, 0), axis_name).reshape(-1, x.shape[-1])
+
+
+def _shared(values: jax.Array, extreme: jax.Array, axis_name: str) -> jax.Array:
+    """`extreme` of all devices' values, with a gradient that those of them that attain it share
+    equally, as on one device: a maximum of maxima would share it among devices first.
+    """
+    extreme = lax.stop_gradient(extreme)
+    attained = values == extreme
+    moved = jnp.where(attained, values - lax.stop_gradient(values), 0).sum(axis=0)
+    count = lax.psum(attained.sum(axis=0), axis_name)
+    return extreme + lax.psum(moved, axis_name) / count
 
 
 def round_error(x: jax.Array, quantizer, key: jax.Array | None = None) -> jax.Array:

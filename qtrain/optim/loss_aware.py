@@ -118,6 +118,11 @@ def _optimum(w, c, k: int) -> tuple[jax.Array, jax.Array]:
     P = sum c |w| b and S = sum c b^2: the largest P^2 / S wins, its scale is P / S. Time and
     memory grow as d k.
     """
+    if w.size * k > 2**27:
+        raise ValueError(
+            f"the optimum of {w.size} weights with {k} levels sorts {w.size * k:,} numbers: use"
+            " least_squares, or fewer bits"
+        )
     size, j = jnp.abs(w).reshape(-1, 1), jnp.arange(1, k + 1, dtype=jnp.float32)
     weight = c.reshape(-1, 1)
     where = (size * (2 * k / (2 * j - 1))).reshape(-1)

@@ -58,7 +58,7 @@ class Options:
     norm: Literal["batch", "range"] = "range"
     """batch: the model's own normalization, in float32."""
     norm_bits: Bits | None = None
-    """Of input and error of range batch normalization, where they differ from --bits."""
+    """Of input and error of range batch normalization, where they differ from the layers'."""
     constant: Constant = "paper"
     """C(n) of range batch normalization: the paper's, or its code's, close to one sigma."""
     chunks: int = 1
@@ -113,13 +113,26 @@ def _check(options: Options) -> None:
         for name in ("norm_bits", "constant", "chunks", "replicas"):
             if (value := getattr(options, name)) != getattr(Options(), name):
                 raise ValueError(f"{name} {value} is a setting of --norm range, not of batch")
+    if not 2 <= options.bits <= 16:
+        raise ValueError(f"bits must be 2 to 16, not {options.bits}")
+    weights, _, errors, _ = used = _all_bits(options)
+    needs = {  # flags that need 8-bit, or any quantized, operands of some role
+        "weight_range": weights != "none",
+        "error_range": errors != "none" or options.norm == "range",
+        "bifurcate": errors != "none",
+    }
+    for name, holds in needs.items():
+        if not holds and getattr(options, name) != getattr(Options(), name):
+            raise ValueError(f"{name} {getattr(options, name)} does nothing: that role is float32")
     if not options.integer:
         return
+    if "none" in used[:2]:
+        raise ValueError("--integer needs weights and activations in 8 bits or fewer, not float32")
     if not options.symmetric:
         raise ValueError("--integer needs --symmetric: int8 codes have zero as their zero point")
     if options.weight_range == "channel" or options.error_range == "sample":
         raise ValueError("--integer needs one range per operand: weight_range, error_range tensor")
-    if wide := [b for b in _all_bits(options) if b != "none" and b > 8]:
+    if wide := [b for b in used if b != "none" and b > 8]:
         raise ValueError(f"--integer multiplies int8 codes: at most 8 bits, not {max(wide)}")
 
 
@@ -171,8 +184,11 @@ def _symmetric(bits: int, *, axis: int | None = None, rounding="nearest") -> Cas
 def _norm(options: Options) -> RangeNorm | None:
     if options.norm == "batch":
         return None
-    bits = _bits(options, options.norm_bits)
+    activation, error = (
+        _bits(options, chosen if options.norm_bits is None else options.norm_bits)
+        for chosen in (options.activation_bits, options.error_bits)
+    )
     return RangeNorm(
         constant=options.constant, chunks=options.chunks, replicas=options.replicas,
-        input=_activation(options, bits), error=_error(options, bits),
+        input=_activation(options, activation), error=_error(options, error),
     )  # fmt: skip

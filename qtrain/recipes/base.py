@@ -224,7 +224,9 @@ def merge(first: Recipe, second: Recipe) -> Recipe:
             " fill different places can be merged"
         )
     added = {place: getattr(second, place) for place in second.places()}
-    return dataclasses.replace(first, key=f"{first.key}+{second.key}", **added)
+    integer = first.integer or second.integer
+    key = f"{first.key}+{second.key}"
+    return dataclasses.replace(first, key=key, integer=integer, **added)
 
 
 def baseline(recipe: Recipe) -> Recipe:

@@ -13,7 +13,8 @@ _NAMES = {FIRST: "first layer", LAST: "last layer"}
 
 def places(recipe: Recipe) -> dict[str, str]:
     """What each place of the training step does; "float32" where it is left alone."""
-    return {place: _text(getattr(recipe, place)) for place in PLACES}
+    found = {place: _text(getattr(recipe, place)) for place in PLACES}
+    return found | ({"accumulator": "int32 in dense layers"} if recipe.integer else {})
 
 
 def _text(setting: Any) -> str:

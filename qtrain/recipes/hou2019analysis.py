@@ -75,6 +75,10 @@ def recipe(options: Options = Options()) -> Recipe:
 
 
 def _weights(options: Options) -> tuple[At, ...] | None:
+    narrow = {"rule": options.weights not in ("fp", "lab"), "ends": options.weights != "fp"}
+    for name, holds in narrow.items():
+        if not holds and (value := getattr(options, name)) != getattr(Options(), name):
+            raise ValueError(f"{name} {value} does nothing for {options.weights} weights")
     if options.weights == "fp":
         return None
     bits = 1 if options.weights == "lab" else _bits("weights", options.weights, "laq")

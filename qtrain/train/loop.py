@@ -63,7 +63,7 @@ def fit(recipe: Recipe, dataset: Dataset, settings: Settings) -> Result:
                     run.advance()
                 if run.saved != run.step:  # interrupted
                     run.save()
-            if interrupt.requested and run.step == run.steps:  # in the last step
+            if run.step == run.steps and run.agrees(interrupt.requested):  # in the last step
                 raise KeyboardInterrupt
     finally:
         run.writer.close()
@@ -161,8 +161,12 @@ class _Run:
         """
         if jax.process_count() == 1:
             return requested
-        if self.step % AGREE_STEPS:
-            return False
+        return self.step % AGREE_STEPS == 0 and self.agrees(requested)
+
+    def agrees(self, requested: bool) -> bool:
+        """Whether any process was told to stop."""
+        if jax.process_count() == 1:
+            return requested
         votes = multihost_utils.process_allgather(np.int32(requested))
         return bool(np.any(votes))
 

@@ -13,6 +13,7 @@ killed and resumed has the same bytes as one that was not.
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -134,8 +135,14 @@ def provenance(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_CHANGES = ("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)paper_figs/results")
+
+
+@functools.cache  # of the code that runs, not of what is committed while it does
 def commit() -> str | None:
-    """The source's git commit, with "+" if files differ from it; None outside a checkout."""
+    """The source's git commit when first asked, with "+" if other files than measurements differ
+    from it; None outside a checkout.
+    """
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -143,7 +150,7 @@ def commit() -> str | None:
         return subprocess.check_output(command, text=True, timeout=10, stderr=subprocess.DEVNULL)
 
     try:
-        head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
+        head, changed = git("rev-parse", "HEAD"), git(*_CHANGES)
     except (OSError, subprocess.SubprocessError):
         return None
     return head.strip() + ("+" if changed.strip() else "")

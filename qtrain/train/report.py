@@ -37,8 +37,8 @@ def show(recipe: Recipe, dataset: Dataset, results: Sequence[Result], folder: Pa
     if results[0].sent:
         sent, whole = results[0].sent, 4 * results[0].params
         console.print(
-            f"each worker sends {sent:,.0f} bytes a step, 1/{whole / sent:.2f} of its gradients in"
-            f" float32 ({whole:,})"
+            f"each worker tells the others {sent:,.0f} bytes a step, 1/{whole / sent:.2f} of its"
+            f" gradients in float32 ({whole:,}); of N workers, each receives N - 1 times that"
         )
     for result in results:
         console.print(

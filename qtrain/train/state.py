@@ -15,10 +15,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from qtrain import models, optim
-from qtrain.nn import RoundingKey, quantize_model, replace_batch_norms
+from qtrain.nn import RangeNorm, RoundingKey, quantize_model, replace_batch_norms
 from qtrain.quantize import fold
 from qtrain.recipes.base import Adam, Momentum, Recipe, Update
 from qtrain.recipes.layers import layers
+from qtrain.train.mesh import AXIS
 
 
 class State(NamedTuple):
@@ -65,10 +66,10 @@ def create(
     model = models.create(
         recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed)
     )
-    if recipe.norm is not None:
-        replace_batch_norms(model, recipe.norm)
     workers = mesh.size if recipe.wire is not None and mesh is not None else 1
     found = layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
+    if recipe.norm is not None:
+        _normalize(model, recipe.norm, workers if recipe.wire is not None else None)
     quantize_model(model, recipe.rules(found))
     quantizers = {f"{path}/kernel": q for path, q in recipe.stored(found).items()}
     model.eval()
@@ -90,6 +91,26 @@ def create(
     state = State(jnp.zeros((), jnp.int32), params, stats, memory, key)
     # nnx shares equal constants between variables; a donated buffer must have one owner
     return program, jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
+
+
+def _normalize(model: nnx.Module, norm: RangeNorm, workers: int | None) -> None:
+    """Replaces batch norms; with workers that exchange gradients, each runs the model by itself,
+    so that a range of the whole batch has to be collected, and replicas are the workers.
+
+    Raises:
+      ValueError: several replicas, and another number of workers; no batch norms.
+    """
+    if workers is None:
+        replace_batch_norms(model, norm)
+    elif norm.replicas == 1:
+        replace_batch_norms(model, norm, axis_name=AXIS)
+    elif norm.replicas == workers:
+        replace_batch_norms(model, dataclasses.replace(norm, replicas=1))
+    else:
+        raise ValueError(
+            f"{norm.replicas} replicas of range normalization do not fit {workers} workers: take 1"
+            f" (the whole batch) or {workers}"
+        )
 
 
 def optimizer(

@@ -29,7 +29,8 @@ class Stochastic:
     mean is g; the squared error is at most s |g|_1 / k in the mean [hou2019analysis, Lemma 3].
 
     clip: first cuts values to +-clip sigma, where sigma is the standard deviation of the tensor's
-    values about their mean: smaller s and error, but biased [hou2019analysis, Prop. 3]. Where all
+    values about their mean (values that are nearly alike far from zero are nearly erased): smaller
+    s and error, but biased [hou2019analysis, Prop. 3]. Where all
     values are equal, sigma is 0: the rule would erase the gradient, so it stays as it is.
     """
 

@@ -235,9 +235,8 @@ def test_errors_are_one_clear_line(role, wrong, message):
         check(role, wrong)
     assert "\n" not in str(found.value)
     good = {r: quantizer() for r in ("lhs", "rhs", "dgrad", "wgrad")}
-    chosen = qt.DotConfig(**good | {role: wrong}, integer=True)
     with pytest.raises(ValueError, match=message):
-        three_gemms(chosen, PLAIN, *operands((5, 7), (7, 3), PLAIN))
+        qt.DotConfig(**good | {role: wrong}, integer=True)
 
 
 def test_convolutions_ignore_it():

@@ -224,13 +224,16 @@ def test_a_batch_split_over_devices_has_one_range(chunks):
 
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("chunks", [1, 2])
-def test_shard_map_with_the_axis_is_global(chunks, check):
+@pytest.mark.parametrize("grid", [None, 1.0])
+def test_shard_map_with_the_axis_is_global(grid, chunks, check):
     """Eight devices of 4 values: the range of all 32, or chunks of each device's; the moments are
-    the same on all, which JAX can see (out_specs P() with check_vma).
+    the same on all, which JAX can see (out_specs P() with check_vma). On a coarse grid, several
+    values attain the maximum, on several devices.
 
-    Kills: `own` of several devices; C(n) of one device; a mean of one device.
+    Kills: `own` of several devices; C(n) of one device; a mean of one device; ops/norm.py without
+    `_shared` (on the grid).
     """
-    x = normal(0)
+    x = normal(0) if grid is None else jnp.round(normal(0) / grid) * grid
     inside = functools.partial(range_moments, axis_name="data", chunks=chunks)
     shared = jax.shard_map(
         inside, mesh=devices(), in_specs=P("data"), out_specs=P(), check_vma=check
