@@ -63,7 +63,7 @@ def draw(d: dict, axes) -> None:
     for ax, roles in zip(axes, (FORWARD, BACKWARD), strict=False):
         for t in d["tensors"]:
             if t["role"] in roles:
-                ax.plot(d["bits"], _nines(t["cosine"]), DASH[t["role"]], color=colors[t["layer"]],
+                ax.plot(d["bits"], nines(t["cosine"]), DASH[t["role"]], color=colors[t["layer"]],
                         linewidth=0.9)  # fmt: skip
         _theory(ax, d)
         _frame(ax)
@@ -80,18 +80,18 @@ def draw(d: dict, axes) -> None:
 def _theory(ax, d: dict) -> None:
     look = style.LINE["theory"] | {"zorder": 3}
     for name, dash in (("bound", ":"), ("estimate", "--"), ("exact", "-")):
-        ax.plot(d["bits"][: len(d[name])], _nines(d[name]),
+        ax.plot(d["bits"][: len(d[name])], nines(d[name]),
                 **{**look, "linestyle": dash, "label": f"{name}, Gaussian"})  # fmt: skip
 
 
 def _means(ax, d: dict) -> None:
     for side, color in COLOR.items():
-        ax.plot(d["bits"], _nines(d["means"][side]), "o-", color=color, label=f"{side}, ours")
+        ax.plot(d["bits"], nines(d["means"][side]), "o-", color=color, label=f"{side}, ours")
     bits = np.array(d["poster"]["bits"])
     for name, marker in (("forward", "+"), ("backward", "x"), ("bound", "_")):
         values = np.array(d["poster"][name])
         shown = values < 1  # 1.00 is as near as the plot can be read
-        ax.plot(bits[shown], _nines(values[shown]), marker, color="#888888",
+        ax.plot(bits[shown], nines(values[shown]), marker, color="#888888",
                 label=f"{name}, poster", markersize=5)  # fmt: skip
     _frame(ax)
     ax.legend(loc="upper left", fontsize=5.5, handlelength=1.6, labelspacing=0.25)
@@ -99,12 +99,12 @@ def _means(ax, d: dict) -> None:
 
 def _frame(ax) -> None:
     """Axes in nines: each tick of the cosine is as far from 1 as the next times ten."""
-    ax.set_yticks(_nines(TICKS), [f"{t:g}" for t in TICKS])
+    ax.set_yticks(nines(TICKS), [f"{t:g}" for t in TICKS])
     ax.set(ylim=(-0.05, 5.6), xlabel="bits, M")
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _nines(cosine) -> np.ndarray:
+def nines(cosine) -> np.ndarray:
     """-log10(1 - cosine): 0.99 is at 2."""
     return -np.log10(np.maximum(1 - np.asarray(cosine), 1e-12))  # above 1 by a rounding
 
