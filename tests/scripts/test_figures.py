@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from paper_figs.banner2018scalable import (
     bits,
     cosine,
     histograms,
+    predicted,
     range_norm,
 )
 from paper_figs.sakr2019accumulation import convergence, knee, vn, widths
@@ -23,19 +25,28 @@ from paper_figs.wang2018fp8 import ablations, chunk_error, fig3b, gap
 from qtrain.recipes import banner2018scalable, wang2018fp8
 from qtrain.recipes.base import baseline
 from qtrain.recipes.config import from_json
+from qtrain.train import metrics
 from qtrain.train.data import load
 from qtrain.train.state import create
+from scripts import figures
+from theory import angle
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 DRAWN = [ablations, gap, convergence, knee, vn]
-DRAWN += [accuracy, bits, cosine, histograms, range_norm]
+DRAWN += [accuracy, bits, cosine, histograms, predicted, range_norm]
 
 
 @pytest.mark.parametrize("module", DRAWN, ids=lambda m: m.__name__)
-def test_same_bytes(module, tmp_path):
-    """PDF, PNG and the sidecar, drawn twice. Kills: style.py: a creation date is written."""
+def test_same_bytes(module, tmp_path, monkeypatch):
+    """PDF, PNG and the sidecar, drawn twice. Kills: style.py: a creation date is written.
+
+    From a copy of the results and one commit: a sweep or a commit may come between the two.
+    """
+    shutil.copytree(style.RESULTS / module.PAPER, tmp_path / "results" / module.PAPER)
+    monkeypatch.setattr(style, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(metrics, "commit", lambda: "0123")
     folders = [style.make(module, True, tmp_path / name).parent for name in ("a", "b")]
     names = sorted(p.name for p in folders[0].iterdir())
     assert {Path(n).suffix for n in names} == {".json", ".pdf", ".png"}
@@ -93,6 +104,51 @@ def test_forward_tensors_keep_their_direction_and_errors_do_not():
             assert all(measured[m] >= bound[m] for m in bound), t["layer"]
         if t["role"] == "error" and t["layer"].startswith("conv"):
             assert measured[8] < bound[8], t["layer"]
+
+
+def test_predictions_are_those_of_the_tensor():
+    """From a row's few numbers as from the tensor itself. Kills: predicted.py: -low for high.
+    1e-6: the row's sums are of 5000 float32 values in float64, the
+    law's shape is found to 1e-12.
+    """
+    x = np.random.default_rng(0).laplace(size=5000).astype(np.float32) ** 3 + np.float32(0.1)
+    found = predicted.predicted(_tensors.measured(x, "gradient"), (2, 4))
+    want = [angle.predicted(x, bits) for bits in (2, 4)]
+    np.testing.assert_allclose(found["kurtosis"], want, rtol=1e-6)
+    assert found["size"] == [angle.uniform(bits, 5000) for bits in (2, 4)]
+
+
+def test_knowing_more_of_a_tensor_predicts_its_cosine_better():
+    """Root mean square misses of the measured run, on both sides, and the errors' as the caption
+    states them. Kills: predicted.py: the Gaussian law in the third panel.
+    """
+    d = predicted.data(quick=False)
+    missed = {
+        role: {
+            known: np.concatenate([
+                np.subtract(t["measured"], t["predicted"][known])
+                for t in d["tensors"] if t["role"] == role
+            ])
+            for known in predicted.KNOWN
+        }
+        for role in (*predicted.FORWARD, *predicted.BACKWARD)
+    }  # fmt: skip
+    rms = {role: {k: np.sqrt((m**2).mean()) for k, m in of.items()} for role, of in missed.items()}
+    for role, of in rms.items():
+        assert of["kurtosis"] < of["extremes"] < of["size"], role
+    assert [round(x, 2) for x in rms["error"].values()] == [0.30, 0.22, 0.05]
+    assert [round(abs(m).max(), 2) for m in missed["error"].values()] == [0.73, 0.72, 0.16]
+
+
+def test_calibration_is_that_of_the_variants_drawn():
+    """Kills: range_norm.py: the code's C without its 16 chunks (0.971 at 4096, not 0.917)."""
+    for constant, variant in range_norm.CONSTANTS.items():
+        options = banner2018scalable.ABLATIONS[variant]
+        assert (options.constant, options.chunks) == (constant, range_norm.CHUNKS[constant])
+    d = range_norm.data(quick=False)
+    code = dict(zip(d["n"].tolist(), d["calibration"]["code"], strict=True))
+    assert round(code[4096], 3) == 0.917  # [computed]
+    assert code[32768] < 0.96 < code[65536]  # within 4 % from there on
 
 
 def test_measured_tensors_are_those_of_the_gemms():
@@ -154,6 +210,17 @@ def test_committed_ablations_cover_every_variant_and_seed(paper):
         found = [r for r in rows if r["variant"] == name]
         assert sorted(r["seed"] for r in found) == [0, 1, 2]
         assert all(from_json(r["recipe"]) == paper.recipe(options) for r in found)
+
+
+def test_a_paper_without_figures_is_one_clear_line(tmp_path, monkeypatch, capsys):
+    """Scripts that only measure are no figures. Kills: figures.py: `[!_]*.py` -> `*.py`."""
+    for name in ("here/drawn.py", "there/_measure.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monkeypatch.setattr(style, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["figures.py", "there"])
+    assert figures.main() == 2
+    assert capsys.readouterr().err == "no figures for there: choose from here\n"
 
 
 def test_command(tmp_path):
