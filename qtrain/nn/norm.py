@@ -159,7 +159,8 @@ def replace_batch_norms(
     ]
     if not found:
         raise ValueError(
-            f"{type(model).__name__} has no batch normalization to replace: take a model that has"
+            f"{type(model).__name__} has no batch normalization to replace: take a"
+            " model that has, such as small_cnn_bn"
         )
     for path, module, name, child in found:
         if child.axis != -1:
