@@ -79,15 +79,25 @@ class Lab:
 
 
 class Assumptions(NamedTuple):
-    """What the printed proofs need beyond convexity and smoothness, as found in the run."""
+    """What the printed proofs need beyond convexity and smoothness, as found in the run.
+
+    The box has the origin always.
+    """
 
     monotone: bool  # sqrt(t v_t) never fell, in any coordinate and replica
     large_gradients: bool  # G_inf >= 1
+    few_steps: bool  # sum 1/t <= 4 G_inf^2: so the lemma of gap 2 holds for any gradients
+    clip_covered: bool  # clipping did no more than Propositions 2, 3 print for Gaussian gradients
 
     @property
     def hold(self) -> bool:
-        """Whether Theorems 1-3 must hold as printed. The box has the origin always."""
-        return self.monotone and self.large_gradients
+        """Whether Theorems 1-3 must hold as printed, norms being constants: not yet the sums."""
+        return self.monotone and self.large_gradients and self.clip_covered
+
+    @property
+    def sums_hold(self) -> bool:
+        """Whether the sums before that must hold as printed; what clipping lost is measured."""
+        return self.monotone and self.few_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,8 +113,9 @@ class Run:
     domain: Constants  # the same with the diameters of the box: for the printed forms
     enlargement: float  # sum E||g~_t||^2 / sum ||g^_t||^2
     assumptions: Assumptions
-    # "printed" and "printed sums" (before norms become constants) hold if `assumptions.hold`,
-    # "corrected" if the run is monotone, "corrected sums" always; SGD's corrected ones always.
+    # "printed" holds if `assumptions.hold`, "printed sums" (before norms become constants) if
+    # `assumptions.sums_hold`, "corrected" if the run is monotone, "corrected sums" always; SGD's
+    # corrected ones always.
     bounds: dict[str, Bound]  # {} for Adam, of which no theorem speaks
 
     @property
@@ -147,7 +158,7 @@ def run(lab: Lab) -> Run:
         constants=own,
         domain=domain,
         enlargement=trace.enlargement,
-        assumptions=Assumptions(trace.monotone, own.gradient_inf >= 1),
+        assumptions=_assumptions(lab, trace, own),
         bounds=_bounds(lab, trace, own, domain),
     )
 
@@ -220,6 +231,18 @@ def _bounds(lab: Lab, trace: Trace, own: Constants, domain: Constants) -> dict[s
             )
         bounds[f"{form} sums"] = trace.sums(lab, at, form)
     return bounds
+
+
+def _assumptions(lab: Lab, trace: Trace, own: Constants) -> Assumptions:
+    covered = True
+    if lab.clip is not None:
+        covered = bool(trace.clip_error.max() <= trace.sigma_clip_error(lab))
+        if lab.gradients is not None:
+            printed = gq.proposition2(lab.gradients, lab.clip)
+            covered = covered and _worst_enlargement(lab) <= printed
+    inverse = sum(1 / t for t in range(1, lab.steps + 1))
+    few = inverse <= 4 * own.gradient_inf**2
+    return Assumptions(trace.monotone, own.gradient_inf >= 1, few, covered)
 
 
 def _worst_enlargement(lab: Lab) -> float:

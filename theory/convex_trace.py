@@ -93,9 +93,9 @@ class Trace:
     def sums(self, lab, at: Constants, form: Form) -> Bound:
         """The bounds before norms become constants: R(T) / T by sums over the run itself.
 
-        Printed: the display of [hou2019analysis, Thm. 1], in expectation (Thm. 2, 3). Corrected:
-        the rise of sqrt(t v_t) instead of its last value, which needs no monotone run, and
-        sqrt(sum 1/t) / 2 instead of G_inf. SGD has one form.
+        Printed: the display of [hou2019analysis, Thm. 1], in expectation (Thm. 2, 3), which can
+        fail by the lemma of gap 2. Corrected: the rise of sqrt(t v_t) instead of its last value,
+        which needs no monotone run, and sqrt(sum 1/t) / 2 instead of G_inf. SGD has one form.
         """
         t, steps = np.arange(1, lab.steps + 1), lab.steps
         floor = math.sqrt(at.smoothness) * at.diameter * self.weight_error.mean()

@@ -13,8 +13,10 @@ numbers of lemmas recalled).
 1. sqrt(t v_t) must never fall (for sure if T <= 1 / (1 - beta)). No remedy: Theorems 1-3 are false
    for constant beta and large T, as RMSProp need not converge (Reddi, Kale, Kumar: ICLR 2018).
 2. sum_t |g_t| / sqrt t <= 2 G_inf ||g|| (a lemma of [kingma2015adam]) is not homogeneous in g:
-   false for small gradients. Corrected, K = D_inf^2 / (2 eta) + eta / sqrt(1 - beta), without
-   G_inf: the printed K holds if G_inf >= 1.
+   false for small gradients, and for G_inf >= 1 where they shrink, as g_t = 1 / sqrt t. It needs
+   every |g_t| >= 1, or sum 1/t <= 4 G_inf^2; without, the printed sums over a run can fail.
+   Corrected, K = D_inf^2 / (2 eta) + eta / sqrt(1 - beta), without G_inf, from sum 1/sqrt t <=
+   2 sqrt T: so the printed K, of norms that are constants, does hold if G_inf >= 1.
 3. ||w - Q_w(w)||^2 <= D^2 + d alpha^2 Delta_w^2 / 4 needs the origin in S, and Delta_w = 2 for
    binary weights, whose levels are 2 apart. Corrected, max ||w||^2 stands for D^2.
 """
@@ -126,7 +128,8 @@ def theorem2(at: Constants, bits: int, form: Form = "printed") -> Bound:
 
     Printed with Proposition 1, corrected with the sharp constant. Both terms of K are
     proportional to the norm of the gradient, hence the root. N workers' errors are independent:
-    the enlargement R becomes 1 + (R - 1) / N.
+    the enlargement R becomes 1 + (R - 1) / N. That is ours in both forms, here and in `theorem3`:
+    the theorem is printed for one gradient, without N.
     """
     printed = form == "printed"
     enlarged = gq.proposition1(at.d, bits) if printed else gq.sharp_enlargement(at.d, bits)
@@ -140,8 +143,10 @@ def theorem3(
     """E R(T) / T for clipped gradients of SQm [ibid., Thm. 3].
 
     Printed, for Gaussian gradients: Proposition 2 in the speed term, and the further floor
-    sqrt d D sigma (2/pi)^(1/4) sqrt(F(c)). Corrected, for any gradient: 1 + c Delta_g for the
-    enlargement, or the sharp constant where that is less.
+    sqrt d D sigma (2/pi)^(1/4) sqrt(F(c)). It can fail for others: of (3, 3, 3.0001) clipping at
+    3 sigma leaves next to nothing, a loss of 5.2, where the printed one is 1.6e-6. Corrected, for
+    any gradient: `gradient_quantization.clipped_worst` for the enlargement, or the sharp constant
+    where that is less, and the measured loss.
 
     Args:
       at: the run's constants.

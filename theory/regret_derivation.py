@@ -87,11 +87,24 @@ def published_lemma() -> Pair:
     """Limit of sum_t |g_t| / sqrt t over 2 G_inf ||g_1:T||, printed as at most 1.
 
     For g_t = eps: eps 2 sqrt T over 2 eps eps sqrt T = 1 / eps. The printed lemma, as in
-    [kingma2015adam, Lemma 10.3], is false for gradients below 1: it is not homogeneous in g.
+    [kingma2015adam, Lemma 10.3], is false for gradients below 1: it is not homogeneous in g. Nor
+    is G_inf >= 1 enough: `published_lemma_shrinking`.
     """
     eps, T = sp.symbols("eps T", positive=True)
     sum_of_roots = sp.integrate(1 / sp.sqrt(t), (t, 0, T))  # less a constant, -zeta(1/2)
     return eps * sum_of_roots / (2 * eps * eps * sp.sqrt(T)), 1 / eps
+
+
+def published_lemma_shrinking(steps: int) -> Pair:
+    """The same quotient for g_t = 1 / sqrt t, G_inf = 1: sqrt(sum 1/t) / 2, above 1 from T = 31.
+
+    In general sum_t |g_t| / sqrt t <= ||g|| sqrt(sum 1/t), with equality for these g
+    (`cauchy_schwarz`), so that sum 1/t <= 4 G_inf^2 is enough for the lemma. So is every
+    |g_t| >= 1, when sqrt T <= ||g|| and `inverse_roots` is all it takes.
+    """
+    g = [1 / sp.sqrt(sp.Integer(i)) for i in range(1, steps + 1)]
+    left = sum(x / sp.sqrt(sp.Integer(i)) for i, x in enumerate(g, 1))
+    return left / (2 * max(g) * sp.sqrt(sum(x**2 for x in g))), sp.sqrt(sp.harmonic(steps)) / 2
 
 
 def inverse_roots() -> Pair:

@@ -1,4 +1,4 @@
-"""Three runs that lie above the printed bounds of [hou2019analysis, Thm. 1], one for each gap.
+"""Four runs that lie above the printed bounds of [hou2019analysis, Thm. 1], for its three gaps.
 
 Every f_t is convex, twice differentiable, smooth and has bounded gradients, S is a box: all that
 assumptions A1-A3 ask. Gradients are in full precision, so that Theorems 2 and 3 fall with it.
@@ -13,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from theory import regret
+from theory.convex_lab import Lab
+from theory.convex_problem import Best
+from theory.convex_trace import Trace
 from theory.loss_aware import Quantized, binary, curvature
 from theory.regret import Bound, Constants
 
 
 class Witness(NamedTuple):
-    """Average regret R(T) / T, and the bounds of Theorem 1."""
+    """Average regret R(T) / T, and the bounds of Theorem 1 or the sums that they are made of."""
 
     regret: float
     printed: Bound
@@ -87,6 +90,37 @@ def small_gradients(steps: int = 400, size: float = 1e-3, beta: float = 0.999) -
         diameter_inf=2.0, smoothness=0.0, weight_norm=1.0,
     )  # fmt: skip
     return _witness(lost / steps, at)
+
+
+def shrinking_gradients(steps: int = 100) -> tuple[Witness, Witness]:
+    """Gap 2 with G_inf = 1: linear losses of slope +-1 / sqrt t in turn on [-1/2, 1/2], beta = 0.
+
+    With eta = 1 a step is 1 / sqrt t against the sign of the slope, so that w is on its wrong side
+    when the next one comes. sqrt(t v_t) = 1 throughout. The lemma has 2 sqrt(sum 1/t) for
+    sum 1/t. Only the sums fail: with its norms replaced by constants the printed bound holds.
+
+    Returns:
+      The witness with the averaged bounds, and the one with the sums.
+    """
+    t = np.arange(1, steps + 1)
+    slopes = np.where(t % 2 == 1, 1.0, -1.0) / np.sqrt(t)
+    lab = Lab(d=1, steps=steps, eta=1.0, beta=0.0, radius=0.5)
+    path, _ = rmsprop(
+        lambda t, w: slopes[t - 1 : t], [0.5], np.array([-0.5]), np.array([0.5]),
+        steps=steps, eta=lab.eta, beta=lab.beta,
+    )  # fmt: skip
+    best = -0.5 * np.sign(slopes.sum())
+    trace = Trace(lab, Best(w=np.array([best]), value=best * slopes.mean(), gap=0.0), replicas=1)
+    trace.sent_square[:] = slopes**2
+    for i, v in zip(t, slopes**2, strict=True):  # v_t = g_t^2 for beta = 0
+        trace.second_moment(i, np.array([[v]]))
+    at = Constants(
+        d=1, steps=steps, eta=1.0, beta=0.0, gradient=1.0, gradient_inf=1.0, diameter=1.0,
+        diameter_inf=1.0, smoothness=0.0, weight_norm=0.5,
+    )  # fmt: skip
+    averaged = _witness(float(slopes @ (path[:, 0] - best)) / steps, at)
+    sums = (trace.sums(lab, at, "printed"), trace.sums(lab, at, "corrected"))
+    return averaged, Witness(averaged.regret, *sums)
 
 
 def far_from_origin(steps: int = 10_000, radius: float = 0.01, steep: float = 10.0) -> Witness:

@@ -28,6 +28,14 @@ def test_sums(pair, n):
     assert derived == printed
 
 
+def test_published_lemma_for_shrinking_gradients():
+    """Exactly sqrt(sum 1/t) / 2: true up to T = 30, false from there."""
+    for steps, fails in ((1, False), (30, False), (31, True), (100, True)):
+        derived, printed = derive.published_lemma_shrinking(steps)
+        assert abs((derived - printed).evalf(30)) < 1e-25
+        assert (derived.evalf() > 1) == fails
+
+
 def test_sgd_slowdown():
     derived, printed = derive.sgd_slowdown()
     assert [sp.simplify(a - b) for a, b in zip(derived, printed, strict=True)] == [0, 0]

@@ -33,6 +33,20 @@ def test_no_gap_for_large_gradients():
     assert got.regret <= got.printed.total
 
 
+@pytest.mark.parametrize("steps", [31, 100, 10_000])
+def test_shrinking_gradients(steps):
+    """Gap 2 with G_inf = 1: the printed sums are too low; the corrected ones, and the averaged
+    printed bound, hold. Kills: convex_trace.py: 2 G_inf for sqrt(sum 1/t) in the corrected sums.
+    """
+    averaged, sums = witness.shrinking_gradients(steps)
+    assert averaged.regret <= averaged.printed.total
+    assert sums.regret <= sums.corrected.total
+    inverse = sum(1 / t for t in range(1, steps + 1))
+    assert sums.printed.total * steps == pytest.approx(0.5 + inverse**0.5, rel=1e-12)
+    assert sums.corrected.total * steps == pytest.approx(0.5 + inverse / 2, rel=1e-12)
+    assert (sums.regret > sums.printed.total) == (steps >= 100)
+
+
 def test_far_from_origin():
     """Gap 3, with G_inf above 1 and T = 1 / (1 - beta): the floor alone is too low."""
     got = witness.far_from_origin()
