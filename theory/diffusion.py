@@ -120,7 +120,7 @@ def _time_steps(products: Law, man: int, n: float, first: float) -> np.ndarray:
 
     While rounding does not matter much, the law at time t is sqrt(t) std wide: with a mean, no
     step may carry it farther than a part of that, or it would pick up negative probabilities.
-    By t = 4 2^man products it has widened or stalled; without spread to speak of, sooner.
+    By t = 4 2^man max(1, std / |mean|) products it has widened or stalled.
     """
     ratio = abs(products.mean) / products.std if has_mean(products) else 0.0
     narrow = 4 * 2.0**man * max(1.0, 1 / ratio) if ratio else 0.0
