@@ -78,7 +78,7 @@ def test_alternating_never_grows(w, c, bits):
 
 @hypothesis.given(w=WIDE, c=WIDE_C)
 def test_ternary_scales_agree(w, c):
-    """The published scale is the least squares there. Kills: loss_aware.py: codes**2 in it."""
+    """The published scale is the least squares there. Kills: loss_aware.py: sum |w b| / sum |b|."""
     a, b = alternate(w, c, 2), alternate(w, c, 2, "published")
     np.testing.assert_allclose(a.weights, b.weights, atol=1e-12)
     best = optimum(w, c, 2)
