@@ -82,7 +82,7 @@ def test_other_layouts():
     np.testing.assert_array_equal(first(want), got)
 
 
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("rank", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks(rank):
     x = jax.random.normal(jax.random.key(0), (2, *[5] * rank, 3))
     w = jax.random.normal(jax.random.key(1), (*[2] * rank, 3, 4))
@@ -94,7 +94,9 @@ def test_ranks(rank):
     assert (jnp.abs(got - plain) <= 2 * w[..., 0].size * 2.0**-24 * size * 1.0001).all()
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize(
+    "rounding", [pytest.param("nearest", marks=pytest.mark.slow), "stochastic"]
+)
 def test_tiles_of_images_do_not_show(rounding, monkeypatch):
     """Kills: random bits that restart in each tile; images lost in a short last tile."""
     module = __import__("sys").modules["qtrain.ops.conv"]

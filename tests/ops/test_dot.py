@@ -128,6 +128,7 @@ def test_roles_reach_their_gemms():
             assert bool((g != p).any()) == (i in changed), (role, i)
 
 
+@pytest.mark.slow  # test_transformations.py has one of each by default
 def test_transformations_keep_the_bits():
     """vmap, scan, remat and jit of the whole equal the plain call, gradients too."""
     a, b = normal(0, (3, 6, 8)), normal(1, (3, 8, 5))
@@ -141,8 +142,15 @@ def test_transformations_keep_the_bits():
     assert_same_bits(jax.jit(jax.vmap(remat))(a, b), want)
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-@pytest.mark.parametrize("spec", [P("x", None), P(None, "x")])
+@pytest.mark.parametrize(
+    ("spec", "rounding"),
+    [
+        (P("x", None), "stochastic"),
+        pytest.param(P("x", None), "nearest", marks=pytest.mark.slow),
+        pytest.param(P(None, "x"), "nearest", marks=pytest.mark.slow),
+        pytest.param(P(None, "x"), "stochastic", marks=pytest.mark.slow),
+    ],
+)
 def test_sharding_keeps_the_bits(rounding, spec):
     """Eight devices, either operand dimension cut. Kills: random bits from a local index."""
     accum = qt.Accumulator("e6m9", 8, rounding)

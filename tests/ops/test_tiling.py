@@ -18,8 +18,8 @@ CUTS = [  # running sums per tile, outputs below which chunks run side by side, 
 GEMMS = [  # batch, M, N, K, chunk, rounding, whether float32 operands
     (1, 7, 5, 19, 4, "nearest", True),
     (1, 7, 5, 19, 5, "stochastic", False),
-    (1, 5, 9, 23, 3, "stochastic", True),
-    (2, 3, 4, 11, 4, "stochastic", False),
+    pytest.param((1, 5, 9, 23, 3, "stochastic", True), marks=pytest.mark.slow),
+    pytest.param((2, 3, 4, 11, 4, "stochastic", False), marks=pytest.mark.slow),
     (1, 6, 6, 8, None, "align", True),
 ]
 
