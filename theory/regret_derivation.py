@@ -1,4 +1,4 @@
-"""Theorems 1-3 of [hou2019analysis] derived step by step with sympy; tests compare the pairs.
+"""The steps to Theorems 1-3 of [hou2019analysis], with sympy; tests compare the pairs.
 
 Each function returns (derived, printed). Where a step of the printed proof is an inequality, the
 pair is the gap between both sides and a form of it whose sign is plain. The paper's displays are
@@ -15,7 +15,8 @@ first term of Theorem 1 by `moving_average` and `root_of_sum`. What is left is t
 product is H'_t (w_t - w^_t) by `mean_value`, at most sqrt L D ||w_t - w^_t||_H' by
 `cauchy_schwarz` and H' <= L, and its floor is `floor_inside` with L. Under quantized gradients
 E g~_t = g^_t, given the past, leaves the first product as it is, and Jensen's inequality puts
-E||g~||^2 for ||g^||^2 under the roots; clipping adds <g^ - Clip(g^), w - w*>.
+E||g~||^2 for ||g^||^2 under the roots (`jensen`); clipping adds <g^ - Clip(g^), w - w*>.
+`regret_theorems` puts the steps together.
 """
 
 from __future__ import annotations
@@ -30,13 +31,23 @@ d, T, t, eta, G, G_inf, D, D_inf, L, W, alpha, Delta_w = sp.symbols(
 beta, R, Delta_g, c, sigma = sp.symbols("beta R Delta_g c sigma", positive=True)
 
 
+def drift_factor(root: sp.Expr, step: sp.Expr) -> sp.Expr:
+    """On (w - w*)^2 - (w' - w*)^2: a_t, where root is sqrt(v_t) and step eta / sqrt t."""
+    return root / (2 * step)
+
+
+def square_factor(root: sp.Expr, step: sp.Expr) -> sp.Expr:
+    """On g^2, in the same product."""
+    return step / (2 * root)
+
+
 def step_identity() -> Pair:
     """The product g (w - w*), w' = w - eta_t g / sqrt v, from distances squared and the rest."""
     g, w, best = sp.symbols("g w w_best", real=True)
     root, step = sp.symbols("r eta_t", positive=True)  # sqrt(v_t), eta / sqrt t
     moved = w - step * g / root
-    drift = root / (2 * step) * ((w - best) ** 2 - (moved - best) ** 2)
-    return sp.expand(drift + step * g**2 / (2 * root)), sp.expand(g * (w - best))
+    drift = drift_factor(root, step) * ((w - best) ** 2 - (moved - best) ** 2)
+    return sp.expand(drift + square_factor(root, step) * g**2), sp.expand(g * (w - best))
 
 
 def telescoping(steps: int) -> Pair:
@@ -69,10 +80,15 @@ def moving_average(steps: int) -> Pair:
     return sp.expand(v), sp.expand(total)
 
 
+def sum_over_norm(dimension: sp.Expr) -> sp.Expr:
+    """Largest (sum r_i)^2 / sum r_i^2 of that many entries: their number, where all are equal."""
+    return dimension**2 / dimension
+
+
 def root_of_sum(dimension: int) -> Pair:
     """The gap d sum v_i - (sum sqrt v_i)^2, beside a sum of squares."""
     r = sp.symbols(f"r1:{dimension + 1}", nonnegative=True)  # sqrt v_i
-    gap = dimension * sum(x**2 for x in r) - sum(r) ** 2
+    gap = sum_over_norm(sp.Integer(dimension)) * sum(x**2 for x in r) - sum(r) ** 2
     squares = sum((x - y) ** 2 for i, x in enumerate(r) for y in r[:i])
     return sp.expand(gap), sp.expand(squares)
 
@@ -107,13 +123,34 @@ def published_lemma_shrinking(steps: int) -> Pair:
     return left / (2 * max(g) * sp.sqrt(sum(x**2 for x in g))), sp.sqrt(sp.harmonic(steps)) / 2
 
 
+def inverse_root_sum(steps: sp.Expr) -> sp.Expr:
+    """2 sqrt T, at least the sum of 1 / sqrt t, t = 1..T."""
+    return 2 * sp.sqrt(steps)
+
+
 def inverse_roots() -> Pair:
     """The gap sqrt t (2 sqrt t - 2 sqrt(t - 1) - 1 / sqrt t), a square: sum 1/sqrt t <= 2 sqrt T.
 
     With sum_i |g_i| <= sqrt d ||g|| this bounds the second term by eta G sqrt(d T) / sqrt(1-beta).
     """
-    gain = 2 * sp.sqrt(t) - 2 * sp.sqrt(t - 1) - 1 / sp.sqrt(t)
+    gain = inverse_root_sum(t) - inverse_root_sum(t - 1) - 1 / sp.sqrt(t)
     return sp.expand(sp.sqrt(t) * gain), sp.expand((sp.sqrt(t) - sp.sqrt(t - 1)) ** 2)
+
+
+def expected_norm(square: sp.Expr) -> sp.Expr:
+    """sqrt(E x^2), at least E|x|."""
+    return sp.sqrt(square)
+
+
+def jensen() -> Pair:
+    """The gap E x^2 - (E x)^2 of a value that is x or y, the latter with probability p.
+
+    A mean of more values is one of two in turn.
+    """
+    x, y = sp.symbols("x y", positive=True)
+    p = sp.Symbol("p", nonnegative=True)
+    most = expected_norm((1 - p) * x**2 + p * y**2)
+    return sp.expand(most**2 - ((1 - p) * x + p * y) ** 2), sp.expand(p * (1 - p) * (x - y) ** 2)
 
 
 def mean_value() -> Pair:
@@ -156,28 +193,6 @@ def floor_binary() -> Pair:
     return derived.subs(Delta_w, 2), formula.subs(Delta_w, 1)
 
 
-def theorem1() -> Pair:
-    """Average regret for full-precision gradients, of norm G at each step."""
-    return _average(sp.Integer(1)), _printed_average(sp.Integer(1))
-
-
-def theorem2() -> Pair:
-    """The same in expectation, E||g~||^2 = R G^2: derived sharp, printed with Proposition 1."""
-    sharp = (1 + sp.sqrt(1 + (d - 1) * Delta_g**2)) / 2
-    proposition1 = (1 + sp.sqrt(2 * d - 1)) / 2 * Delta_g + 1
-    return _average(sharp), _printed_average(proposition1)
-
-
-def theorem3() -> Pair:
-    """With clipping at c sigma, Gaussian gradients, by Propositions 2 and 3."""
-    bias = sp.sqrt(2 / sp.pi) * sp.Symbol("F", positive=True)
-    proposition2 = sp.sqrt(2 / sp.pi) * c * Delta_g + 1
-    lost = D * sp.sqrt(d * sigma**2 * bias)  # <g^ - Clip(g^), w - w*>
-    quartic = (2 / sp.pi) ** sp.Rational(1, 4) * sp.sqrt(sp.Symbol("F", positive=True))
-    printed = _printed_average(proposition2) + sp.sqrt(d) * D * sigma * quartic
-    return _average(proposition2) + lost, printed
-
-
 def best_step() -> Pair:
     """The eta that minimises the corrected K, and K there: D_inf sqrt 2 (1 - beta)^(-1/4)."""
     K = D_inf**2 / (2 * eta) + eta / sp.sqrt(1 - beta)
@@ -197,17 +212,3 @@ def sgd_slowdown() -> tuple[list[sp.Expr], list[sp.Expr]]:
     full = bound.subs({R: 1, eta: best(1)})
     ratios = [bound.subs(eta, best(1)) / full, bound.subs(eta, best(R)) / full]
     return [sp.simplify(r) for r in ratios], [(1 + R) / 2, sp.sqrt(R)]
-
-
-def _average(enlarged: sp.Expr) -> sp.Expr:
-    """Both terms of the sum, with E||g~||^2 = R G^2 at each step, over T; and the floor."""
-    first = D_inf**2 / (2 * eta) * sp.sqrt(d * T) * sp.sqrt(enlarged) * G
-    second = eta / (2 * sp.sqrt(1 - beta)) * 2 * sp.sqrt(T) * sp.sqrt(d * enlarged) * G
-    inside = floor_inside()[0]
-    return (first + second) / T + L * D * sp.sqrt(W**2 + d * inside**2)
-
-
-def _printed_average(enlarged: sp.Expr) -> sp.Expr:
-    K = D_inf**2 / (2 * eta) + eta * G_inf / sp.sqrt(1 - beta)
-    floor = L * D * sp.sqrt(D**2 + d * alpha**2 * Delta_w**2 / 4)
-    return K * G * sp.sqrt(d / T) * sp.sqrt(enlarged) + floor
