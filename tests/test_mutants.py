@@ -14,16 +14,18 @@ from pathlib import Path
 import pytest
 from mutants_of_numbers import NUMBERS, Mutant
 from mutants_of_scalable import SCALABLE
+from mutants_of_theory import THEORY
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = (
-    "qtrain", "tests", "scripts", "paper_figs", "pyproject.toml", "README.md",
+    "qtrain", "theory", "tests", "scripts", "paper_figs", "pyproject.toml", "README.md",
     "references.bib", "Makefile",
 )  # fmt: skip
 
 
 MUTANTS = NUMBERS | {
     **SCALABLE,
+    **THEORY,
     "axpy rounds twice": Mutant(
         "qtrain/optim/axpy.py",
         'add(y, p, target, "nearest")',
