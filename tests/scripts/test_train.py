@@ -4,12 +4,12 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 
 from scripts import train
@@ -127,19 +127,20 @@ def test_killed_and_resumed(tmp_path, environment):
     killed = tmp_path / "killed"
     for until in (10, 35):
         resume = ["--resume"] if killed.exists() else []
-        process = subprocess.Popen(command(*argv, "--out", killed, *resume), env=environment)
-        _wait_for_step(killed / "wang2018fp8" / "checkpoints", until, process)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        run = command(*argv, "--out", killed, *resume)
+        with processes.running([run], environment) as (process,):
+            _wait_for_step(killed / "wang2018fp8" / "checkpoints", until, process)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
     subprocess.run(command(*argv, "--out", killed, "--resume"), env=environment, check=True)
     assert lines(killed / "wang2018fp8") == lines(tmp_path / "whole" / "wang2018fp8")
 
 
 def _wait_for_step(checkpoints: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + processes.PATIENCE
     while not any(p.name.isdigit() and int(p.name) >= step for p in checkpoints.glob("*")):
         assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        assert time.monotonic() < deadline, f"no checkpoint in {processes.PATIENCE} s"
         time.sleep(0.002)
 
 
@@ -155,12 +156,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, environment):
         "--out",
         tmp_path / "a",
     )
-    process = subprocess.Popen(
-        command(*argv), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    _wait_for_step(tmp_path / "a" / "float32" / "checkpoints", 5, process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with processes.running([command(*argv)], environment, **pipes) as (process,):
+        _wait_for_step(tmp_path / "a" / "float32" / "checkpoints", 5, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=processes.PATIENCE)
     assert process.returncode == 130, err
     found = re.search(r"stopped at step (\d+) of float32; go on with\n +(python .*--resume)", out)
     assert found
@@ -177,17 +177,14 @@ def test_two_processes(tmp_path, environment):
     """
     argv = ("wang2018fp8", *SHORT, "--steps", 3)
     subprocess.run(command(*argv, "--out", tmp_path / "one"), env=environment, check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = (
-        *argv, "--out", tmp_path / "two", "--mesh", "data=2", "--processes", 2,
-        "--coordinator", f"127.0.0.1:{port}",
-    )  # fmt: skip
-    processes = [
-        subprocess.Popen(command(*both, "--process-id", i), env=environment) for i in (0, 1)
-    ]
-    assert [p.wait(timeout=180) for p in processes] == [0, 0]
+    with processes.coordinator() as address:
+        both = (
+            *argv, "--out", tmp_path / "two", "--mesh", "data=2", "--processes", 2,
+            "--coordinator", address,
+        )  # fmt: skip
+        runs = [command(*both, "--process-id", i) for i in (0, 1)]
+        with processes.running(runs, environment) as started:
+            assert processes.statuses(started) == [0, 0]
     one, two = (
         [json.loads(line)["loss"] for line in lines(tmp_path / name / "wang2018fp8")]
         for name in ("one", "two")
@@ -201,19 +198,17 @@ def test_two_processes_stop_together(tmp_path, environment):
 
     Kills: `return bool(np.any(votes))` -> `return requested` in train/loop.py, which hangs.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    argv = (
-        "float32", "--model", "mlp", "--epochs", 50, "--checkpoint-every", 8, "--mesh", "data=2",
-        "--out", tmp_path / "a", "--processes", 2, "--coordinator", f"127.0.0.1:{port}",
-    )  # fmt: skip
-    processes = [
-        subprocess.Popen(command(*argv, "--process-id", i), env=environment) for i in (0, 1)
-    ]
-    _wait_for_step(tmp_path / "a" / "float32" / "checkpoints", 8, processes[0])
-    processes[1].send_signal(signal.SIGINT)
-    assert [p.wait(timeout=60) for p in processes] == [130, 130]
+    with processes.coordinator() as address:
+        argv = (
+            "float32", "--model", "mlp", "--epochs", 50, "--checkpoint-every", 8,
+            "--mesh", "data=2", "--out", tmp_path / "a", "--processes", 2,
+            "--coordinator", address,
+        )  # fmt: skip
+        runs = [command(*argv, "--process-id", i) for i in (0, 1)]
+        with processes.running(runs, environment) as started:
+            _wait_for_step(tmp_path / "a" / "float32" / "checkpoints", 8, started[0])
+            started[1].send_signal(signal.SIGINT)
+            assert processes.statuses(started, want=130) == [130, 130]
 
 
 def test_weights_that_break_in_the_last_step(tmp_path, monkeypatch, capsys):
