@@ -20,10 +20,10 @@ OPS = {"dot": (qt.dot, (16, 8), (8, 8)), "conv": (qt.conv, (8, 4, 3, 2), (2, 2, 
 EXAMPLES = 2
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CASES = [
     ("dot", "operands"), ("conv", "operands"), ("conv", "sums"),  # sums of dot: see test_dot.py
-    pytest.param("dot", "all", marks=pytest.mark.slow),
-    pytest.param("conv", "all", marks=pytest.mark.slow),
+    slow("dot", "all"), slow("conv", "all"),
 ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def wrapped(f):
     return jax.checkpoint(once)
 
 
-@pytest.mark.parametrize(("op", "kind"), [c for c in CASES if c != ("conv", "sums")])
+@pytest.mark.parametrize(("op", "kind"), [slow("dot", "operands"), CASES[1], *CASES[3:]])
 def test_inner_transformations(op, kind):
     """remat, scan and jit around the op, inside of the differentiated function.
 
@@ -89,14 +89,14 @@ def test_inner_transformations(op, kind):
     assert_same_bits(got, jax.tree.map(lambda x: x[0], want))
 
 
-@pytest.mark.parametrize(("op", "kind"), CASES)
+@pytest.mark.parametrize(("op", "kind"), [*CASES[:2], slow("conv", "sums"), *CASES[3:]])
 def test_vmap(op, kind):
     """Over examples, each with its own key, of value and gradients."""
     f, arrays, keys, want = setting(op, kind)
     assert_same_bits(jax.jit(jax.vmap(functools.partial(gradients, f)))(*arrays, keys), want)
 
 
-@pytest.mark.parametrize(("op", "kind"), CASES)
+@pytest.mark.parametrize(("op", "kind"), [slow("dot", "operands"), *CASES[1:]])
 def test_sharding(op, kind):
     """Eight devices: images or rows cut in four, the kernel's outputs in two."""
     f, arrays, keys, want = setting(op, kind)

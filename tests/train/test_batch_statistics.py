@@ -60,6 +60,7 @@ def whole(tmp_path_factory):
     return fit(recipe("small_cnn_bn"), tiny.dataset(), Settings(folder=folder, quiet=True))
 
 
+@pytest.mark.slow  # test_worker_runs.py resumes by default
 def test_interrupt_and_resume(whole, tmp_path, monkeypatch):
     """Same metrics, same weights, same running ranges, bit for bit."""
     settings = Settings(folder=tmp_path, quiet=True)

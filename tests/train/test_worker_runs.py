@@ -4,14 +4,14 @@ import dataclasses
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import processes
+import pytest
 from train import tiny
 
 from qtrain.recipes import hou2019analysis as hou
@@ -75,22 +75,21 @@ def _arrays(folder: Path, template) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(found)]
 
 
+@pytest.mark.slow  # scripts/test_train.py has two processes by default
 def test_two_processes_are_one_with_two_devices(tmp_path):
     """gloo on loopback carries the same words as memory: the same metrics and weights, all bits."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     argv = [
         sys.executable, str(ROOT / "scripts" / "train.py"), "hou2019analysis", "--model", "mlp",
         "--steps", "3", "--no-baseline", "--mesh", "data=2",
     ]  # fmt: skip
-    together = ["--processes", "2", "--coordinator", f"127.0.0.1:{port}"]
-    runs = [[*argv, "--out", str(tmp_path / "one")]] + [
-        [*argv, "--out", str(tmp_path / "two"), *together, "--process-id", str(i)] for i in (0, 1)
-    ]
-    processes = [subprocess.Popen(run, env=environment) for run in runs]
-    assert [p.wait(timeout=300) for p in processes] == [0, 0, 0]
+    with processes.running([[*argv, "--out", str(tmp_path / "one")]], environment) as started:
+        assert processes.statuses(started) == [0]
+    with processes.coordinator() as address:
+        both = [*argv, "--out", str(tmp_path / "two"), "--processes", "2", "--coordinator", address]
+        runs = [[*both, "--process-id", str(i)] for i in (0, 1)]
+        with processes.running(runs, environment) as started:
+            assert processes.statuses(started) == [0, 0]
     folders = (tmp_path / name / "hou2019analysis" for name in ("one", "two"))
     chosen = dataclasses.replace(hou.recipe(), model="mlp")
     _same_run(*folders, chosen, load(chosen.data))

@@ -68,7 +68,12 @@ def kernels(params) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("devices", "weights", "values"), [(1, "laq2", 3), (2, "laq4", 15), (8, "laq3", 7)]
+    ("devices", "weights", "values"),
+    [
+        pytest.param(1, "laq2", 3, marks=pytest.mark.slow),
+        (2, "laq4", 15),
+        pytest.param(8, "laq3", 7, marks=pytest.mark.slow),
+    ],
 )
 def test_all_workers_hold_the_same_weights(devices, weights, values):
     """Every bit of the state, after each step; a kernel has no more values than codes.
@@ -201,7 +206,7 @@ def test_with_fp8_in_the_other_places():
     jax.tree.map(lambda w: np.testing.assert_array_equal(w, cast(w, "e6m9")), run.state.params)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8))])
 def test_bytes_of_the_small_cnn(devices):
     """SQ3: ten codes a word and a scale for each of eight tensors; loss, accuracy, finite: 12.
 
