@@ -142,11 +142,9 @@ class RangeBatchNorm(nnx.Module):
             variable[...] = old * variable[...] + (1 - old) * jax.lax.stop_gradient(new)
 
 
-def replace_batch_norms(
-    model: Model, settings: RangeNorm, *, axis_name: str | None = None
-) -> Model:
+def replace_batch_norms(model: Model, settings: RangeNorm) -> Model:
     """Puts a `RangeBatchNorm` in the place of each nnx.BatchNorm, in place; scales and biases
-    stay those of the model, or none where it has none. So do axis names, unless one is given.
+    stay those of the model, or none where it has none.
 
     Raises:
       ValueError: the model has no batch normalization, or one over another axis than the last.
@@ -169,7 +167,7 @@ def replace_batch_norms(
                 f"{where} normalizes axis {child.axis}: a range is taken per channel of the last"
                 " axis, -1"
             )
-        new = RangeBatchNorm(child.num_features, settings, axis_name=axis_name or child.axis_name)
+        new = RangeBatchNorm(child.num_features, settings, axis_name=child.axis_name)
         new.use_running_average = bool(child.use_running_average)
         for part in ("scale", "bias"):
             if (values := getattr(child, part)) is None:

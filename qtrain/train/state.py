@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from qtrain import models, optim
-from qtrain.nn import RangeNorm, RoundingKey, quantize_model, replace_batch_norms
+from qtrain.nn import RangeBatchNorm, RangeNorm, RoundingKey, quantize_model, replace_batch_norms
 from qtrain.quantize import fold
 from qtrain.recipes.base import Adam, Momentum, Recipe, Update
 from qtrain.recipes.layers import layers
@@ -67,9 +67,14 @@ def create(
         recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed)
     )
     workers = mesh.size if recipe.wire is not None and mesh is not None else 1
+    norm, exchanged = recipe.norm, recipe.wire is not None
+    if norm is not None:
+        replace_batch_norms(model, _per_worker(norm, workers) if exchanged else norm)
     found = layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
-    if recipe.norm is not None:
-        _normalize(model, recipe.norm, workers if recipe.wire is not None else None)
+    if norm is not None and exchanged and norm.replicas == 1:
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, RangeBatchNorm):
+                module.axis_name = AXIS  # its range is that of all workers' values
     quantize_model(model, recipe.rules(found))
     quantizers = {f"{path}/kernel": q for path, q in recipe.stored(found).items()}
     model.eval()
@@ -93,24 +98,18 @@ def create(
     return program, jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
 
 
-def _normalize(model: nnx.Module, norm: RangeNorm, workers: int | None) -> None:
-    """Replaces batch norms; with workers that exchange gradients, each runs the model by itself,
-    so that a range of the whole batch has to be collected, and replicas are the workers.
+def _per_worker(norm: RangeNorm, workers: int) -> RangeNorm:
+    """What a worker that runs the model by itself does: replicas of the batch are the workers.
 
     Raises:
-      ValueError: several replicas, and another number of workers; no batch norms.
+      ValueError: several replicas, and another number of workers.
     """
-    if workers is None:
-        replace_batch_norms(model, norm)
-    elif norm.replicas == 1:
-        replace_batch_norms(model, norm, axis_name=AXIS)
-    elif norm.replicas == workers:
-        replace_batch_norms(model, dataclasses.replace(norm, replicas=1))
-    else:
+    if norm.replicas not in (1, workers):
         raise ValueError(
             f"{norm.replicas} replicas of range normalization do not fit {workers} workers: take 1"
             f" (the whole batch) or {workers}"
         )
+    return dataclasses.replace(norm, replicas=1)
 
 
 def optimizer(

@@ -54,6 +54,7 @@ def test_same_bytes(module, tmp_path, monkeypatch):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
 
 
+@pytest.mark.slow  # 20 seconds
 def test_fig3b_sticks_at_exactly_4096():
     """Half an ulp at 4096 is 4, above every addend, 1 + sqrt 3: each of the sums that arrive
     there stays; chunks of 64 follow the true sum within half an ulp of every level.

@@ -238,7 +238,7 @@ def test_range_of_the_whole_batch_whatever_the_workers(devices):
     """One step on several workers tracks the ranges that one device tracks; with a replica for
     each worker it does not. Running moments agree but for the order of float32 sums.
 
-    Kills: train/state.py `_normalize` without axis_name.
+    Kills: train/state.py without `module.axis_name = AXIS`.
     """
 
     def tracked(workers: int, replicas: int):
