@@ -15,7 +15,7 @@ train: .venv/core.stamp  ## train a small CNN in FP8 beside float32 on the embed
 	$(BIN)/python scripts/train.py wang2018fp8 $(ARGS)
 
 test: .venv/test.stamp  ## run the default tests (WORKERS=2 processes; ARGS goes to pytest)
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-all: .venv/test.stamp  ## run every test: also the slow ones, and those that need $QTRAIN_DATA
 	$(BIN)/python -m pytest -n $(WORKERS) -m "" $(ARGS)

@@ -38,7 +38,8 @@ def test_size(name, shape, classes, parameters):
     assert count(abstract(name, shape, classes)) == parameters
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "alexnet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "alexnet"])
 def test_imagenet_models_trace_a_quantized_step(name):
     """Abstractly: the whole FP8 recipe, forward and gradients."""
     model = models.create(name, num_classes=1000, in_shape=IMAGENET, rngs=nnx.Rngs(0))

@@ -94,9 +94,8 @@ def test_ranks(rank):
     assert (jnp.abs(got - plain) <= 2 * w[..., 0].size * 2.0**-24 * size * 1.0001).all()
 
 
-@pytest.mark.parametrize(
-    "rounding", [pytest.param("nearest", marks=pytest.mark.slow), "stochastic"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_tiles_of_images_do_not_show(rounding, monkeypatch):
     """Kills: random bits that restart in each tile; images lost in a short last tile."""
     module = __import__("sys").modules["qtrain.ops.conv"]

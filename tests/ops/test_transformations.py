@@ -96,7 +96,9 @@ def test_vmap(op, kind):
     assert_same_bits(jax.jit(jax.vmap(functools.partial(gradients, f)))(*arrays, keys), want)
 
 
-@pytest.mark.parametrize(("op", "kind"), [slow("dot", "operands"), *CASES[1:]])
+@pytest.mark.parametrize(
+    ("op", "kind"), [slow("dot", "operands"), CASES[1], slow("conv", "sums"), *CASES[3:]]
+)
 def test_sharding(op, kind):
     """Eight devices: images or rows cut in four, the kernel's outputs in two."""
     f, arrays, keys, want = setting(op, kind)

@@ -72,13 +72,17 @@ QUANTIZERS = {
 }
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
-def test_transformations_keep_values_and_gradients(quantizer):
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] if k == "stochastic" else []) for k in QUANTIZERS],
+)
+def test_transformations_keep_values_and_gradients(kind):
     """Of the loss sum(q(x, key)^2) over four examples and keys: remat, an inner jit, a branch,
     scan, and vmap over the keys equal one plain call after the other.
 
     Kills: estimator.py: a rule that closes over the scale or the key (UnexpectedTracerError).
     """
+    quantizer = QUANTIZERS[kind]
     x = jax.random.normal(jax.random.key(1), (4, 8, 6))
     keys = jax.random.split(KEY, 4)
     loss = lambda x, key: jnp.sum(quantizer(x, key) ** 2)  # noqa: E731

@@ -71,6 +71,7 @@ def test_fig3b_sticks_at_exactly_4096():
     assert (np.abs(np.array(d["chunked"]) - exact) <= n / 64 * (64 * 0.0625 + ulp)).all()
 
 
+@pytest.mark.slow
 def test_chunk_error_is_a_valley():
     """Chunks of 1 and of n = 4096 are one long sum either way: worse than chunks of 64."""
     d = chunk_error.data(quick=True)

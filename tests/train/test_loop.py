@@ -87,7 +87,9 @@ def test_other_seed_other_bits(whole, tmp_path):
     assert lines(tmp_path)[0] != lines(whole.folder)[0]
 
 
-@pytest.mark.parametrize("step", [4, 6], ids=lambda s: f"after-{s}")
+@pytest.mark.parametrize(
+    "step", [4, pytest.param(6, marks=pytest.mark.slow)], ids=lambda s: f"after-{s}"
+)
 def test_interrupt_and_resume(whole, tmp_path, monkeypatch, step):
     """Ctrl-C in an epoch or at its end, then --resume: same metrics, same state, bit for bit.
 

@@ -78,7 +78,9 @@ def test_float32_is_ordinary_training(settings, tx):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("settings", [Momentum(), ADAM], ids=["momentum", "adam"])
+@pytest.mark.parametrize(
+    "settings", [Momentum(), pytest.param(ADAM, marks=pytest.mark.slow)], ids=["momentum", "adam"]
+)
 def test_weights_stay_on_their_grid(settings):
     """Kills: `if program.update_fmt is None` -> `if True` in train/step.py is not seen here (it
     needs a jump of 2^13); `optim.round_params(params` -> `(params` in train/state.py is."""
@@ -135,7 +137,11 @@ def test_the_broken_place_is_named():
     )
 
 
-@pytest.mark.parametrize("recipe", [tiny.fp8(), tiny.float32()], ids=lambda r: r.key)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(tiny.fp8(), marks=pytest.mark.slow), tiny.float32()],
+    ids=lambda r: r.key,
+)
 def test_eight_devices(recipe):
     """From the same state, one step on one device and on eight.
 

@@ -24,6 +24,7 @@ from qtrain.train.state import create
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed(tmp_path, monkeypatch):
     """Wide weights come back with the rest: the same metrics and bits as without a stop.
 

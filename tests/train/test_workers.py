@@ -144,6 +144,7 @@ def test_narrow_weights_by_hand():
             assert (np.abs(a - b)[seen] <= 1e-3 * lr).all()
 
 
+@pytest.mark.slow
 def test_batch_statistics_of_workers():
     """Each worker normalizes its own share; what is tracked is their mean, the same on all.
 
@@ -233,7 +234,7 @@ def test_a_wire_needs_its_workers():
         create(recipe(), tiny.dataset(), seed=0, steps=1)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_range_of_the_whole_batch_whatever_the_workers(devices):
     """One step on several workers tracks the ranges that one device tracks; with a replica for
     each worker it does not. Running moments agree but for the order of float32 sums.
