@@ -150,7 +150,9 @@ def test_shapes_zeros_and_single_weights(quantizer):
     w = jax.random.normal(jax.random.key(0), (3, 3, 2)).astype(jnp.bfloat16)
     got = run(w, zeros)
     assert (got.shape, got.dtype) == (w.shape, jnp.float32)
-    np.testing.assert_array_equal(got, run(w.reshape(-1), zeros.reshape(-1)).reshape(w.shape))
+    flat = run(w.reshape(-1), zeros.reshape(-1)).reshape(w.shape)
+    # alpha = P / S, sums of positive terms of three roundings each, added in two orders
+    np.testing.assert_allclose(got, flat, rtol=2 * (2 * (w.size + 3) + 2) * UNIT)
     one = np.asarray(run(jnp.array([-0.3])))
     np.testing.assert_allclose(one, [-0.3], rtol=4 * UNIT)  # c w / c: two products, one quotient
 
