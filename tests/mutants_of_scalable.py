@@ -5,7 +5,7 @@ from mutants_of_numbers import Mutant
 SCALABLE = {
     "an affine product is fused with the sum": Mutant(
         "qtrain/quantize/affine.py",
-        "_rounded(codes * step) + low",
+        "product(codes, step) + low",
         "codes * step + low",
         "tests/quantize/test_affine.py -k equals_the_definition",
     ),
@@ -35,8 +35,8 @@ SCALABLE = {
     ),
     "an empty range rounds to integers": Mutant(
         "qtrain/quantize/affine.py",
-        "jnp.where(spread == 0, low, _rounded(codes * step) + low)",
-        "(_rounded(codes * step) + low)",
+        "jnp.where(spread == 0, low, product(codes, step) + low)",
+        "(product(codes, step) + low)",
         "tests/quantize/test_affine.py -k saturate",
     ),
     "the range of all examples": Mutant(
@@ -147,16 +147,10 @@ SCALABLE = {
         '_both(scales, "lhs", "dgrad")',
         "tests/ops/test_integer.py -k own_scales",
     ),
-    "equal errors round twice (dot)": Mutant(
+    "equal errors round twice": Mutant(
         "qtrain/ops/dot.py",
-        "    if config.wgrad != config.dgrad:\n",
-        "    if True:\n",
-        "tests/ops/test_bifurcation.py -k without_it",
-    ),
-    "equal errors round twice (conv)": Mutant(
-        "qtrain/ops/conv.py",
-        "    if config.wgrad != config.dgrad:\n",
-        "    if True:\n",
+        "    if config.wgrad == config.dgrad:\n",
+        "    if False:\n",
         "tests/ops/test_bifurcation.py -k without_it",
     ),
     "no bifurcation, yet float32": Mutant(
@@ -185,7 +179,7 @@ SCALABLE = {
     ),
     "a mean range is fused with the difference": Mutant(
         "qtrain/quantize/affine.py",
-        "_rounded(b.sum(0, keepdims=True) * share)",
+        "product(b.sum(0, keepdims=True), share)",
         "b.sum(0, keepdims=True) * share",
         "tests/quantize/test_affine.py -k mean_range",
     ),
@@ -215,8 +209,8 @@ SCALABLE = {
     ),
     "a range without its minimum": Mutant(
         "qtrain/ops/norm.py",
-        "spread = largest - least",
-        "spread = largest",
+        "spread = high.mean(axis=0) - low.mean(axis=0)",
+        "spread = high.mean(axis=0)",
         "tests/ops/test_norm.py -k equivariance",
     ),
     "one scale twice": Mutant(
@@ -239,14 +233,14 @@ SCALABLE = {
     ),
     "ranges of several devices add up": Mutant(
         "qtrain/ops/norm.py",
-        "(jnp.arange(size) == lax.axis_index(axis_name))",
-        "(jnp.arange(size) >= lax.axis_index(axis_name))",
+        "lax.pmax(lax.stop_gradient(largest), axis_name)",
+        "lax.psum(lax.stop_gradient(largest), axis_name)",
         "tests/ops/test_norm.py -k with_the_axis",
     ),
     "the mean of one device": Mutant(
         "qtrain/ops/norm.py",
-        "        mean = lax.pmean(mean, axis_name)\n",
-        "",
+        "mean, spread = lax.pmean((mean, spread), axis_name)",
+        "spread = lax.pmean(spread, axis_name)",
         "tests/ops/test_norm.py -k with_the_axis",
     ),
     "the error of a norm stays": Mutant(

@@ -56,15 +56,20 @@ class ModuleHook(nnx.Module):
 
     def __call__(self, lhs, rhs, *args, **kwargs):
         """The op on an activation and a kernel."""
-        config, key = self.config, None
-        if config.needs_key:
-            key = jax.random.wrap_key_data(self.key[...], impl="threefry2x32")
+        config, key = self.config, key_of(self)
         role = lambda name: None if key is None else fold(key, name)  # noqa: E731
         if self.lhs is not None:
             lhs, config = self.lhs(lhs, role("lhs")), dataclasses.replace(config, lhs=None)
         if self.rhs is not None:
             rhs, config = self.rhs(rhs, role("rhs")), dataclasses.replace(config, rhs=None)
         return HOOKS[self.name](lhs, rhs, *args, config=config, key=key, **kwargs)
+
+
+def key_of(module: nnx.Module) -> jax.Array | None:
+    """The PRNG key in a module's RoundingKey `key`; None where it has none."""
+    if not hasattr(module, "key"):
+        return None
+    return jax.random.wrap_key_data(module.key[...], impl="threefry2x32")
 
 
 def module_of(quantizer: Any) -> nnx.Module | None:

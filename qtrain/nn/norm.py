@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qtrain.nn.hooks import RoundingKey, module_of
+from qtrain.nn.hooks import RoundingKey, key_of, module_of
 from qtrain.ops.norm import Constant, Moments, range_constant, range_moments, round_error
 from qtrain.quantize import fold
 
@@ -96,7 +96,7 @@ class RangeBatchNorm(nnx.Module):
           ValueError: replicas do not divide N, or chunks the values of a channel.
         """
         settings, dtype = self.settings, x.dtype
-        key = jax.random.wrap_key_data(self.key[...], impl="threefry2x32") if self._draws else None
+        key = key_of(self)
         if settings.input is not None:
             quantizer = settings.input if self.input is None else self.input
             x = quantizer(x, None if key is None else fold(key, "input"))
@@ -112,10 +112,6 @@ class RangeBatchNorm(nnx.Module):
         if settings.error is not None:
             y = round_error(y, settings.error, None if key is None else fold(key, "error"))
         return y
-
-    @property
-    def _draws(self) -> bool:
-        return hasattr(self, "key")
 
     def _normalized(self, x: jax.Array) -> jax.Array:
         settings = self.settings

@@ -21,6 +21,7 @@ from qtrain.ops.config import Accumulator
 from qtrain.ops.operands import Extent, extent, narrow
 from qtrain.quantize import cast
 from qtrain.quantize.bits import key_words, mix
+from qtrain.quantize.product import product
 
 
 def accumulate(
@@ -219,7 +220,7 @@ class _Level:
         left, right, streams = block
         if self.accum.fused is not None:
             return fused.dot_add(total, left, right, self.fmt, self.accum.operands)
-        multiply = adder.product if self.exact else jnp.multiply
+        multiply = product if self.exact else jnp.multiply
         for u in range(left.shape[0]):
             p = multiply(left[u][..., :, None], right[u][..., None, :])
             if self.exact and self.accum.product is not None:

@@ -61,14 +61,6 @@ def add_narrow(a: jax.Array, b: jax.Array, fmt: Float, rounding: str, word=None)
     return (total + magic) - magic
 
 
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The float32 product, rounded by itself: the select keeps compilers from fusing it
-    with the following addition, which would change its bits.
-    """
-    p = a * b
-    return jnp.where(p == p, p, jnp.float32(jnp.nan))
-
-
 def _u32(x):
     return lax.bitcast_convert_type(x, jnp.uint32)
 

@@ -24,7 +24,7 @@ from jax import lax
 
 from qtrain.ops.accumulate import accumulate, to_float32
 from qtrain.ops.config import Accumulator, DotConfig
-from qtrain.ops.dot import has_gemm_settings, quantize, role_keys
+from qtrain.ops.dot import has_gemm_settings, quantize, quantize_error, role_keys
 from qtrain.ops.operands import extent
 
 _TILE = 1 << 18  # outputs per tile of images
@@ -164,10 +164,7 @@ def _conv_fwd(config, window, x, w, keys):
 def _conv_bwd(config, window, residuals, error):
     x, w, keys = residuals
     _, pull = jax.vjp(window.plain, x, w)
-    for_dgrad = quantize(config.dgrad, error, keys["dgrad"])
-    for_wgrad = for_dgrad
-    if config.wgrad != config.dgrad:
-        for_wgrad = quantize(config.wgrad, error, keys["wgrad"])
+    for_dgrad, for_wgrad = quantize_error(config, error, keys)
     if config.input_grad is None:
         dx = pull(for_dgrad)[0]
     else:

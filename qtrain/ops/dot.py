@@ -105,6 +105,14 @@ def quantize(quantizer: Quantizer | None, x: jax.Array, key: jax.Array | None) -
     return x if quantizer is None else quantizer(x, key)
 
 
+def quantize_error(config: DotConfig, error: jax.Array, keys) -> tuple[jax.Array, jax.Array]:
+    """The error as the input-gradient and as the weight-gradient GEMM see it."""
+    for_dgrad = quantize(config.dgrad, error, keys["dgrad"])
+    if config.wgrad == config.dgrad:
+        return for_dgrad, for_dgrad
+    return for_dgrad, quantize(config.wgrad, error, keys["wgrad"])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _dot(config: DotConfig, numbers, settings, lhs, rhs, keys, scales):
     plain: Callable = functools.partial(
@@ -133,10 +141,7 @@ def _dot_bwd(config, numbers, settings, residuals, error):
     canonical, restore = jax.vjp(lambda a, b: _canonical(a, b, numbers), lhs, rhs)
     left, right = map(to_float32, canonical)
     shape = (left.shape[0], left.shape[1], right.shape[2])
-    for_dgrad = quantize(config.dgrad, error, keys["dgrad"])
-    for_wgrad = for_dgrad
-    if config.wgrad != config.dgrad:
-        for_wgrad = quantize(config.wgrad, error, keys["wgrad"])
+    for_dgrad, for_wgrad = quantize_error(config, error, keys)
     exact = _both(scales, "dgrad", "rhs")
     if config.input_grad is None and exact is None:
         dlhs = pull(for_dgrad)[0]

@@ -75,40 +75,26 @@ def range_moments(
     factor = range_constant(length, constant)
     parts = values.reshape(chunks, -1, x.shape[-1])
     high, low, mean = parts.max(axis=1), parts.min(axis=1), values.mean(axis=0)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-        high, low = _gather(high, axis_name), _gather(low, axis_name)
     least, largest = low.min(axis=0), high.max(axis=0)
-    if chunks == 1:  # the range of all values; chunks stay parts of one device's values
-        if axis_name is not None:
-            largest, least = (_shared(values, x, axis_name) for x in (largest, least))
-        spread = largest - least
-    else:
-        spread = high.mean(axis=0) - low.mean(axis=0)
+    spread = high.mean(axis=0) - low.mean(axis=0)  # of one chunk: the range itself
+    if axis_name is not None:
+        mean, spread = lax.pmean((mean, spread), axis_name)
+        least = -lax.pmax(lax.stop_gradient(-least), axis_name)
+        largest = lax.pmax(lax.stop_gradient(largest), axis_name)
+        if chunks == 1:  # the range of all values; chunks stay parts of one device's values
+            high, low = (_attained(values, x, axis_name) for x in (largest, least))
+            spread = high - low
     mean = straight_through(lambda m: jnp.clip(m, least, largest), mean)
     return Moments(mean, factor * spread + jnp.float32(epsilon))
 
 
-def _gather(x: jax.Array, axis_name: str) -> jax.Array:
-    """(parts, C) of all devices, one after another; the same on each.
-
-    A sum with zeros: JAX knows no gradient of pmax, and takes what all_gather returns for
-    something that differs between devices.
+def _attained(values: jax.Array, extreme: jax.Array, axis_name: str) -> jax.Array:
+    """`extreme` of all devices' values, a constant, with a gradient: those of the values that
+    attain it share it equally, as on one device. JAX knows no gradient of pmax.
     """
-    size = lax.axis_size(axis_name)
-    own = (jnp.arange(size) == lax.axis_index(axis_name))[:, None, None]
-    return lax.psum(jnp.where(own, x, 0), axis_name).reshape(-1, x.shape[-1])
-
-
-def _shared(values: jax.Array, extreme: jax.Array, axis_name: str) -> jax.Array:
-    """`extreme` of all devices' values, with a gradient that those of them that attain it share
-    equally, as on one device: a maximum of maxima would share it among devices first.
-    """
-    extreme = lax.stop_gradient(extreme)
-    attained = values == extreme
-    moved = jnp.where(attained, values - lax.stop_gradient(values), 0).sum(axis=0)
-    count = lax.psum(attained.sum(axis=0), axis_name)
-    return extreme + lax.psum(moved, axis_name) / count
+    here = values == extreme
+    moved = jnp.where(here, values - lax.stop_gradient(values), 0).sum(axis=0)
+    return extreme + lax.psum(moved, axis_name) / lax.psum(here.sum(axis=0), axis_name)
 
 
 def round_error(x: jax.Array, quantizer, key: jax.Array | None = None) -> jax.Array:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qtrain.ops.adder import product
 from qtrain.optim.axpy import Rounding, axpy, check, map_leaves, need_params, rate
+from qtrain.quantize.product import product
 
 
 class AdamState(NamedTuple):

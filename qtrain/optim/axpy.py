@@ -15,8 +15,9 @@ import optax
 
 from qtrain import formats
 from qtrain.formats import Float
-from qtrain.ops.adder import add, product
+from qtrain.ops.adder import add
 from qtrain.quantize import cast, fold
+from qtrain.quantize.product import product
 
 Tree = TypeVar("Tree")
 Rounding = Literal["nearest", "stochastic"]

@@ -17,6 +17,7 @@ from jax import lax
 from qtrain.formats import Int
 from qtrain.quantize.cast import cast
 from qtrain.quantize.estimator import straight_through
+from qtrain.quantize.product import product
 
 Range = Literal["tensor", "channel", "sample", "sample_mean"]
 _LEAST = np.float32(2.0**-126)  # 1 / step stays finite
@@ -92,7 +93,7 @@ class Affine:
         if self.range == "sample_mean":
             # not `mean`: XLA divides by the constant, or multiplies by its inverse under jit
             share = np.float32(1 / len(x))
-            low, high = (_rounded(b.sum(0, keepdims=True) * share) for b in (low, high))
+            low, high = (product(b.sum(0, keepdims=True), share) for b in (low, high))
         return low, high
 
     def within(
@@ -111,11 +112,6 @@ class Affine:
         def rounded(x):
             steps = (x.astype(jnp.float32) - low) * (1 / step)
             codes = cast(steps, fmt, key, rounding=self.rounding)
-            return jnp.where(spread == 0, low, _rounded(codes * step) + low).astype(x.dtype)
+            return jnp.where(spread == 0, low, product(codes, step) + low).astype(x.dtype)
 
         return straight_through(rounded, x)
-
-
-def _rounded(product: jax.Array) -> jax.Array:
-    """The product, which this select keeps compilers from fusing with a sum: other bits."""
-    return jnp.where(product == product, product, jnp.float32(jnp.nan))

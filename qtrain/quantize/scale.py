@@ -13,6 +13,7 @@ from jax import lax
 
 from qtrain import formats
 from qtrain.formats import Codebook, Format
+from qtrain.quantize.product import product
 
 Method = Literal["absmax", "power_of_two", "percentile", "mse"]
 _LEAST, _MOST = np.float32(2.0**-126), np.float32(2.0**126)  # s and 1 / s are normal numbers
@@ -100,15 +101,13 @@ def _percentile(x: jax.Array, percent: float) -> jax.Array:
     """`jnp.percentile` of the last axis, kept; NaN if a value is.
 
     That one rounds the rank among n values to float32, in one way under jit and in another
-    without. Here it is a number before anything is traced; and the select keeps compilers from
-    contracting product and sum, which would change the bits too.
+    without. Here it is a number before anything is traced.
     """
     x = jnp.sort(x, axis=-1)
     share, below = math.modf(percent * (x.shape[-1] - 1) / 100)
     low = x[..., int(below), None]
     if share:
-        part = np.float32(share) * (x[..., int(below) + 1, None] - low)
-        low = low + jnp.where(part == part, part, np.float32(np.nan))
+        low = low + product(np.float32(share), x[..., int(below) + 1, None] - low)
     return jnp.where(jnp.isnan(x[..., -1:]), np.float32(np.nan), low)
 
 

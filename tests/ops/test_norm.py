@@ -230,8 +230,8 @@ def test_shard_map_with_the_axis_is_global(grid, chunks, check):
     the same on all, which JAX can see (out_specs P() with check_vma). On a coarse grid, several
     values attain the maximum, on several devices.
 
-    Kills: `own` of several devices; C(n) of one device; a mean of one device; ops/norm.py without
-    `_shared` (on the grid).
+    Kills: ranges of several devices added up; C(n) of one device; a mean of one device; ops/norm.py
+    without the count of all devices in `_attained` (on the grid).
     """
     x = normal(0) if grid is None else jnp.round(normal(0) / grid) * grid
     inside = functools.partial(range_moments, axis_name="data", chunks=chunks)
