@@ -10,24 +10,19 @@ takes; error, the gradient of the output; gradient, of the weight.
 
 from __future__ import annotations
 
-import functools
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from paper_figs import style
+from paper_figs import short_run
 from qtrain.nn.hooks import HOOKS
 from qtrain.quantize import Affine
 from qtrain.recipes import banner2018scalable
-from qtrain.recipes.base import Recipe, baseline
-from qtrain.train import metrics
-from qtrain.train.data import Dataset, load, normalize, order
-from qtrain.train.state import Program, State, create
-from qtrain.train.step import train_step
+from qtrain.recipes.base import baseline
+from qtrain.train.data import load, normalize
+from qtrain.train.state import Program, State
 
 PAPER = "banner2018scalable"
 SEED, EPOCHS = 0, 2
@@ -40,38 +35,17 @@ def main() -> None:
     """Trains, measures one batch and writes the rows."""
     recipe = baseline(banner2018scalable.recipe())
     dataset = load(recipe.data)
-    program, state = trained(recipe, dataset)
-    images, labels = batch(recipe, dataset, int(state.step))
-    about = {k: v for k, v in metrics.provenance({}).items() if k in ("commit", "versions")}
+    program, state, step = short_run.begin(recipe, dataset, SEED)
+    for i in range(EPOCHS * (len(dataset.train_x) // recipe.batch_size)):
+        state, _ = step(state, *short_run.batch(recipe, dataset, SEED, i))
+    images, labels = short_run.batch(recipe, dataset, SEED, int(state.step))
     rows = [
         {"layer": layer, "role": role, "step": int(state.step), **measured(np.asarray(x), role)}
         for layer, found in tensors(program, state, images, labels).items()
         for role, x in found.items()
         if (layer, role) != ("head", "output")  # no normalization takes these
     ]
-    rows[0] |= about  # of all rows: they are of one run
-    path = style.RESULTS / PAPER / "tensors.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    print(f"{len(rows)} rows in {path}")
-
-
-def trained(recipe: Recipe, dataset: Dataset) -> tuple[Program, State]:
-    """The run that `scripts/sweep.py` makes of this recipe and seed, up to EPOCHS epochs."""
-    epoch = len(dataset.train_x) // recipe.batch_size
-    program, state = create(recipe, dataset, seed=SEED, steps=recipe.epochs * epoch)
-    step = jax.jit(functools.partial(train_step, program), donate_argnums=0)
-    for i in range(EPOCHS * epoch):
-        state, _ = step(state, *batch(recipe, dataset, i))
-    return program, state
-
-
-def batch(recipe: Recipe, dataset: Dataset, step: int) -> tuple[jax.Array, jax.Array]:
-    """Images, uint8 (N, H, W, C), and labels of the run's step."""
-    epoch, place = divmod(step, len(dataset.train_x) // recipe.batch_size)
-    shuffled = order(len(dataset.train_x), SEED, epoch)
-    index = shuffled[place * recipe.batch_size : (place + 1) * recipe.batch_size]
-    return jnp.asarray(dataset.train_x[index]), jnp.asarray(dataset.train_y[index])
+    short_run.write(PAPER, "tensors", rows)
 
 
 def tensors(program: Program, state: State, images, labels) -> dict[str, dict[str, jax.Array]]:
@@ -89,8 +63,7 @@ def tensors(program: Program, state: State, images, labels) -> dict[str, dict[st
     _, seen = forward(state.params, {})
     zeros = {path: jnp.zeros_like(found["output"]) for path, found in seen.items()}
     params, errors = jax.grad(lambda p, a: forward(p, a)[0], argnums=(0, 1))(state.params, zeros)
-    flat = nnx.to_flat_state(params)
-    gradients = {"/".join(map(str, p[:-1])): v[...] for p, v in flat if p[-1] == "kernel"}
+    gradients = short_run.kernels(params)
     return {
         path: {**seen[path], "error": errors[path], "gradient": gradients[path]} for path in LAYERS
     }

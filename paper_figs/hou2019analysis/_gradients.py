@@ -10,21 +10,17 @@ each tensor of weights, step and batch.
 from __future__ import annotations
 
 import functools
-import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from paper_figs import style
+from paper_figs import short_run
 from qtrain.recipes import hou2019analysis
-from qtrain.recipes.base import Recipe, baseline
-from qtrain.train import metrics
-from qtrain.train.data import Dataset, load, normalize, order
-from qtrain.train.state import Program, State, create
-from qtrain.train.step import train_step
+from qtrain.recipes.base import baseline
+from qtrain.train.data import load, normalize
+from qtrain.train.state import Program, State
 from theory import gradient_quantization as gq
 
 PAPER = "hou2019analysis"
@@ -37,29 +33,16 @@ def main() -> None:
     recipe = baseline(hou2019analysis.recipe())
     dataset = load(recipe.data)
     epoch = len(dataset.train_x) // recipe.batch_size
-    program, state = create(recipe, dataset, seed=SEED, steps=recipe.epochs * epoch)
-    step = jax.jit(functools.partial(train_step, program), donate_argnums=0)
+    program, state, step = short_run.begin(recipe, dataset, SEED)
+    batch = functools.partial(short_run.batch, recipe, dataset, SEED)
     rows = []
     for i in range(EPOCHS * epoch + 1):
         if i % epoch == 0:
             for ahead in range(BATCHES):
-                found = gradients(program, state, *_batch(recipe, dataset, i + ahead))
+                found = gradients(program, state, *batch(i + ahead))
                 rows += [{"layer": k, "step": i, **measured(g)} for k, g in found.items()]
-        state, _ = step(state, *_batch(recipe, dataset, i))
-    about = metrics.provenance({})
-    rows[0] |= {k: about[k] for k in ("commit", "versions")}  # of all rows: they are of one run
-    path = style.RESULTS / PAPER / "gradients.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    print(f"{len(rows)} rows in {path}")
-
-
-def _batch(recipe: Recipe, dataset: Dataset, step: int) -> tuple[jax.Array, jax.Array]:
-    """Images, uint8 (N, H, W, C), and labels of the run's step."""
-    epoch, place = divmod(step, len(dataset.train_x) // recipe.batch_size)
-    shuffled = order(len(dataset.train_x), SEED, epoch)
-    index = shuffled[place * recipe.batch_size : (place + 1) * recipe.batch_size]
-    return jnp.asarray(dataset.train_x[index]), jnp.asarray(dataset.train_y[index])
+        state, _ = step(state, *batch(i))
+    short_run.write(PAPER, "gradients", rows)
 
 
 def gradients(program: Program, state: State, images, labels) -> dict[str, np.ndarray]:
@@ -70,8 +53,8 @@ def gradients(program: Program, state: State, images, labels) -> dict[str, np.nd
         logits = model(normalize(images, program.mean, program.std))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    flat = nnx.to_flat_state(jax.grad(loss)(state.params))
-    return {"/".join(map(str, p[:-1])): np.asarray(v[...]) for p, v in flat if p[-1] == "kernel"}
+    found = short_run.kernels(jax.grad(loss)(state.params))
+    return {layer: np.asarray(g) for layer, g in found.items()}
 
 
 def measured(g: np.ndarray) -> dict:

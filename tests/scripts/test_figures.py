@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paper_figs import style, sweeps
+from paper_figs import short_run, style, sweeps
 from paper_figs.banner2018scalable import (
     _tensors,
     accuracy,
@@ -161,7 +161,7 @@ def test_measured_tensors_are_those_of_the_gemms():
     recipe = baseline(banner2018scalable.recipe())
     data = load(recipe.data)
     program, state = create(recipe, data, seed=0, steps=1)
-    batch = _tensors.batch(recipe, data, 0)
+    batch = short_run.batch(recipe, data, 0, 0)
     found = _tensors.tensors(program, state, *batch)["hidden"]
     found = {role: np.float64(x) for role, x in found.items()}
     for result, a, b in (
