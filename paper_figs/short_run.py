@@ -1,7 +1,7 @@
 """The first steps of the run that `scripts/sweep.py` makes, for figures that look inside of it.
 
 XLA adds in another order on another number of cores, and training enlarges that: the committed
-rows come back to the last digit on one core (`taskset -c 0 python -m ...`), on two their means do.
+rows come back to the last digit on one core (`taskset -c 0 python -m ...`), on two nearly.
 """
 
 from __future__ import annotations
