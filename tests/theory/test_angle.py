@@ -51,7 +51,7 @@ def test_derived_equal_printed():
         derivation.reach(2),
         derivation.reach(2 * sp.sqrt(2)),
     ):
-        assert sp.simplify(derived - printed) == 0
+        assert sp.simplify((derived - printed).rewrite(sp.erf)) == 0
     derived, printed = derivation.triangle_step()
     assert abs(derived - printed) < 1e-12
 

@@ -16,7 +16,8 @@ PAIRS = [
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda f: f.__name__)
 def test_pairs(pair):
     derived, printed = pair()
-    assert sp.simplify(derived - printed) == 0
+    # one name for erf and 1 - erfc: whether simplify sees that they are one varies between runs
+    assert sp.simplify((derived - printed).rewrite(sp.erf)) == 0
 
 
 def test_derived_is_what_the_code_computes():
