@@ -3,8 +3,13 @@
 A hook without random bits or state is a frozen, hashable callable: part of the graph
 definition, so equal configs share a compilation. One that draws random bits is a small module
 with a variable, its key, which the training step sets anew each time. A quantizer that keeps
-state, such as a running range, has a `module` method: the hook holds the nnx module that it
-returns, and calls that on the operand.
+state, such as a running range, or learns, has a `module(kernel)` method, which is given the layer's
+kernel: the hook holds the nnx module that it returns, and calls that on the operand. Such a module
+may have two methods more:
+
+    calibrate(x)                  sets first values by the operand of one batch, see `calibrate`
+    layer(op, x, kernel, key)     of a weight quantizer: does the whole layer, where `op(x, kernel)`
+                                  is its own convolution or product
 """
 
 from __future__ import annotations
@@ -46,23 +51,38 @@ class Hook:
 class ModuleHook(nnx.Module):
     """A `Hook` that draws random bits, or whose quantizers keep state."""
 
-    def __init__(self, name: str, config: DotConfig):
+    def __init__(self, name: str, config: DotConfig, kernel: jax.Array):
         """The key is zero until `set_keys` gives it one, by the layer's path."""
         self.name = name
         self.config = config
-        self.lhs, self.rhs = module_of(config.lhs), module_of(config.rhs)
+        self.calibrating = False
+        self.lhs, self.rhs = module_of(config.lhs, kernel), module_of(config.rhs, kernel)
         if config.needs_key:
             self.key = RoundingKey(jnp.zeros(2, jnp.uint32))
 
     def __call__(self, lhs, rhs, *args, **kwargs):
         """The op on an activation and a kernel."""
-        config, key = self.config, key_of(self)
+        lhs_module, rhs_module, config = self.lhs, self.rhs, self.config
+        if lhs_module is not None:
+            config = dataclasses.replace(config, lhs=None)
+        if rhs_module is not None:
+            config = dataclasses.replace(config, rhs=None)
+        if self.calibrating:
+            for module, operand in ((lhs_module, lhs), (rhs_module, rhs)):
+                if hasattr(module, "calibrate"):
+                    module.calibrate(operand)
+            lhs_module = rhs_module = None
+        key = key_of(self)
         role = lambda name: None if key is None else fold(key, name)  # noqa: E731
-        if self.lhs is not None:
-            lhs, config = self.lhs(lhs, role("lhs")), dataclasses.replace(config, lhs=None)
-        if self.rhs is not None:
-            rhs, config = self.rhs(rhs, role("rhs")), dataclasses.replace(config, rhs=None)
-        return HOOKS[self.name](lhs, rhs, *args, config=config, key=key, **kwargs)
+
+        def op(lhs, rhs):
+            return HOOKS[self.name](lhs, rhs, *args, config=config, key=key, **kwargs)
+
+        if lhs_module is not None:
+            lhs = lhs_module(lhs, role("lhs"))
+        if hasattr(rhs_module, "layer"):
+            return rhs_module.layer(op, lhs, rhs, role("rhs"))
+        return op(lhs, rhs if rhs_module is None else rhs_module(rhs, role("rhs")))
 
 
 def key_of(module: nnx.Module) -> jax.Array | None:
@@ -72,17 +92,17 @@ def key_of(module: nnx.Module) -> jax.Array | None:
     return jax.random.wrap_key_data(module.key[...], impl="threefry2x32")
 
 
-def module_of(quantizer: Any) -> nnx.Module | None:
-    """The state of a quantizer that keeps some: what its `module` method makes."""
-    return quantizer.module() if hasattr(quantizer, "module") else None
+def module_of(quantizer: Any, kernel: jax.Array | None) -> Any:
+    """The state of a quantizer that keeps some: what its `module` method makes, or None."""
+    return quantizer.module(kernel) if hasattr(quantizer, "module") else None
 
 
-def hook(name: str, config: DotConfig) -> Any:
-    """What to set as a layer's attribute `name`; static where it can be, and nnx must be told,
-    since lax's own function is static.
+def hook(name: str, config: DotConfig, kernel: jax.Array) -> Any:
+    """What to set as attribute `name` of a layer with that kernel; static where it can be, and nnx
+    must be told, since lax's own function is static.
     """
     if config.needs_key or any(hasattr(q, "module") for q in (config.lhs, config.rhs)):
-        return nnx.data(ModuleHook(name, config))
+        return nnx.data(ModuleHook(name, config, kernel))
     return nnx.static(Hook(name, config))
 
 

@@ -84,7 +84,7 @@ class RangeBatchNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(num_features))
         self.mean = nnx.BatchStat(jnp.zeros(num_features))
         self.spread = nnx.BatchStat(jnp.ones(num_features))
-        self.input = module_of(settings.input)  # None: no quantizer, or one without state
+        self.input = module_of(settings.input, None)  # None: no quantizer, or one without state
         parts = (settings.input, settings.error)
         if any(part is not None and part.needs_key for part in parts):
             self.key = RoundingKey(jnp.zeros(2, jnp.uint32))

@@ -45,7 +45,7 @@ class Tracked:
         """A short text for tables."""
         return f"{self.quantizer.describe()}, running in evaluation"
 
-    def module(self) -> RangeTracker:
+    def module(self, kernel: jax.Array | None = None) -> RangeTracker:
         """The state of one layer's operand, which `quantize_model` puts into its hook."""
         return RangeTracker(self)
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import optax
 
+from qtrain.optim.paths import check_names, find, leaf_path
+
 Stored = Callable[[jax.Array, jax.Array | None], jax.Array]  # (wide weight, curvature) -> narrow
 
 
@@ -45,7 +47,7 @@ def stored(
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
-        _check_names(quantizers, params)
+        check_names(quantizers, params)
         return StoredState(params, inner.init(params))
 
     def update(grads, state, params=None, **extra):
@@ -65,11 +67,8 @@ def narrow(state: optax.OptState, quantizers: Mapping[str, Stored]) -> optax.Par
     Raises:
       ValueError: there is none, or several.
     """
-    is_stored = lambda node: isinstance(node, StoredState)  # noqa: E731
-    found = [node for node in jax.tree.leaves(state, is_leaf=is_stored) if is_stored(node)]
-    if len(found) != 1:
-        raise ValueError(f"one StoredState is needed in the optimizer's state, not {len(found)}")
-    wide, moments = found[0].wide, _second_moments(found[0].inner)
+    found = find(state, StoredState)
+    wide, moments = found.wide, _second_moments(found.inner)
 
     def quantize(path, w):
         name = leaf_path(path)
@@ -78,21 +77,6 @@ def narrow(state: optax.OptState, quantizers: Mapping[str, Stored]) -> optax.Par
         return quantizers[name](w, moments.get(name)).astype(w.dtype)
 
     return jax.tree_util.tree_map_with_path(quantize, wide)
-
-
-def leaf_path(path) -> str:
-    """Names of a leaf's path joined by "/", without the slot of an nnx variable's value."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # elsewhere, a layer's own name
-        path = path[:-1]
-    return "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
-
-
-def _check_names(quantizers: Mapping[str, Stored], params: optax.Params) -> None:
-    """A quantizer that meets no weight would silently leave it wide."""
-    names = [leaf_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    for name in quantizers:
-        if name not in names:
-            raise ValueError(f"no weight is called {name!r}: there are {', '.join(names)}")
 
 
 def _second_moments(state: optax.OptState) -> dict[str, jax.Array]:

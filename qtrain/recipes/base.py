@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from qtrain.nn import RangeNorm, Rule
 from qtrain.ops import Accumulator, DotConfig
+from qtrain.optim import Constraint
 from qtrain.recipes.layers import GEMMS, Layer
 
 Quantizer = Any  # a frozen, hashable `(x, key=None) -> x`, see quantize.Cast
@@ -145,8 +146,11 @@ class Recipe:
     batch_size: int = 128
     epochs: int = 6
     optimizer: Momentum | Adam = Momentum()
+    start: Recipe | None = None  # the run whose last weights this one begins with
+    trains: Literal["all", "quantizers"] = "all"  # quantizers: their `nn.Learned` numbers alone
 
-    weight: tuple[At, ...] | None = None  # quantizers, or what `stored` lists; first match wins
+    # quantizers, what `stored` lists, or constraints; the first match wins
+    weight: tuple[At, ...] | None = None
     activation: tuple[At, ...] | None = None  # quantizers
     error: tuple[At, ...] | None = None  # Error
     accumulator: tuple[At, ...] | None = None  # Accumulators, or what has its two methods
@@ -160,6 +164,8 @@ class Recipe:
         for name in ("batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.trains not in ("all", "quantizers"):
+            raise ValueError(f"unknown trains {self.trains!r}: all or quantizers")
 
     def places(self) -> tuple[str, ...]:
         """Names of the places that are filled."""
@@ -179,7 +185,7 @@ class Recipe:
         weight = self.setting("weight", layer, layers)
         return DotConfig(
             lhs=self.setting("activation", layer, layers),
-            rhs=None if _is_stored(weight) else weight,
+            rhs=weight if _is_forward(weight) else None,
             dgrad=error.dgrad,
             wgrad=error.wgrad,
             **accumulators.fitted(layer),
@@ -188,8 +194,14 @@ class Recipe:
 
     def stored(self, layers: Sequence[Layer]) -> dict[str, Any]:
         """The layers whose weights are stored narrow, see `optim.stored`: quantizer by path."""
-        found = {layer.path: self.setting("weight", layer, layers) for layer in layers}
-        return {path: quantizer for path, quantizer in found.items() if _is_stored(quantizer)}
+        return {path: w for path, w in self._weights(layers).items() if _is_stored(w)}
+
+    def constraints(self, layers: Sequence[Layer]) -> dict[str, Constraint]:
+        """The layers whose weights are constrained over time, see `optim.constrained`: by path."""
+        return {path: w for path, w in self._weights(layers).items() if isinstance(w, Constraint)}
+
+    def _weights(self, layers: Sequence[Layer]) -> dict[str, Any]:
+        return {layer.path: self.setting("weight", layer, layers) for layer in layers}
 
     def rules(self, layers: Sequence[Layer]) -> tuple[Rule, ...]:
         """One rule per layer that this recipe changes, for `nn.quantize_model`.
@@ -212,17 +224,36 @@ def _is_stored(weight: Any) -> bool:
     return getattr(weight, "stored", False)
 
 
+def _is_forward(weight: Any) -> bool:
+    """Whether the forward pass applies this: not what only acts on the weights between steps."""
+    return (callable(weight) or hasattr(weight, "module")) and not _is_stored(weight)
+
+
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """`dataclasses.replace`; model, data and batch size change in the runs before it as well."""
+    shared = {k: v for k, v in changes.items() if k in ("model", "data", "batch_size")}
+    start = recipe.start and changed(recipe.start, **shared)
+    return dataclasses.replace(recipe, **{"start": start, **changes})
+
+
+def budget(recipe: Recipe) -> int:
+    """Epochs of the run and of all those before it."""
+    return recipe.epochs + (0 if recipe.start is None else budget(recipe.start))
+
+
 def merge(first: Recipe, second: Recipe) -> Recipe:
-    """Both recipes in one run; model, data and optimizer settings are those of the first.
+    """Both recipes in one run; model, data, optimizer and start are those of the first.
 
     Raises:
-      ValueError: both fill the same place.
+      ValueError: both fill the same place, or the second one needs a start.
     """
     if twice := [place for place in first.places() if place in second.places()]:
         raise ValueError(
             f"{first.key} and {second.key} both fill {' and '.join(twice)}: only recipes that"
             " fill different places can be merged"
         )
+    if second.start is not None and first.start is None:
+        raise ValueError(f"{second.key} begins with weights of another run: name it first")
     added = {place: getattr(second, place) for place in second.places()}
     integer = first.integer or second.integer
     key = f"{first.key}+{second.key}"
@@ -230,9 +261,19 @@ def merge(first: Recipe, second: Recipe) -> Recipe:
 
 
 def baseline(recipe: Recipe) -> Recipe:
-    """The same run with every place in float32."""
+    """The same run with every place in float32.
+
+    From random weights, for as many epochs as the run and those before it, by the optimizer of the
+    first of them.
+    """
     nothing: dict[str, Any] = dict.fromkeys(PLACES)
-    return dataclasses.replace(recipe, key="float32", integer=False, **nothing)
+    first = recipe
+    while first.start is not None:
+        first = first.start
+    return dataclasses.replace(
+        recipe, key="float32", integer=False, start=None, trains="all", epochs=budget(recipe),
+        optimizer=first.optimizer, **nothing,
+    )  # fmt: skip
 
 
 def _check_paths(recipe: Recipe, layers: Sequence[Layer]) -> None:
