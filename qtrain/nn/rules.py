@@ -51,7 +51,7 @@ def quantize_model(model: Model, rules: Sequence[Rule]) -> Model:
     for path, (module, name) in layers.items():
         match = next((r for r in rules if re.fullmatch(r.path, path)), None)
         if match is not None:
-            setattr(module, name, hook(name, match.config, module.kernel[...]))
+            setattr(module, name, hook(name, match.config, module.kernel.get_value()))
     return model
 
 
