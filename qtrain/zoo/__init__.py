@@ -1,0 +1,1 @@
+"""Weight and activation quantizers of many papers, one short file per family."""
