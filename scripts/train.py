@@ -5,6 +5,7 @@
     python scripts/train.py wang2018fp8 --update.rounding nearest --epochs 2
     python scripts/train.py wang2018fp8 --optimizer adam --optimizer.lr 2e-3
     python scripts/train.py wang2018fp8 --model resnet20 --data cifar10 --data-dir DIR
+    python scripts/train.py float32 --model char_lstm --data sotu-1m --optimizer adam  # text
     python scripts/train.py wang2018fp8 --resume                 # go on where the last run stopped
     python scripts/train.py wang2018fp8 --mesh data=8            # eight devices
 
@@ -61,9 +62,9 @@ class Run:
     """What is trained, and how the run is carried out."""
 
     model: str | None = None
-    """mlp, small_cnn, small_cnn_bn, resnet20, resnet32, resnet18 or alexnet."""
+    """mlp, small_cnn, small_cnn_bn, resnet20, resnet32, resnet18 or alexnet; char_lstm for text."""
     data: str | None = None
-    """fashion-mnist-8k (comes with qtrain), fashion-mnist, mnist or cifar10."""
+    """fashion-mnist-8k or the text sotu-1m (come with qtrain), fashion-mnist, mnist or cifar10."""
     data_dir: Path | None = None
     """Folder of the data sets that do not come with qtrain; default $QTRAIN_DATA."""
     epochs: int | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from flax import nnx
 
 from qtrain.models.alexnet import AlexNet
+from qtrain.models.char_lstm import CharLstm
 from qtrain.models.mlp import Mlp
 from qtrain.models.resnet import CifarResNet, ResNet18
 from qtrain.models.small_cnn import SmallCnn, SmallCnnBn
@@ -20,11 +21,13 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "resnet32": lambda **settings: CifarResNet(depth=32, **settings),
     "resnet18": ResNet18,
     "alexnet": AlexNet,
+    "char_lstm": CharLstm,
 }
 
 __all__ = [
     "MODELS",
     "AlexNet",
+    "CharLstm",
     "CifarResNet",
     "Mlp",
     "ResNet18",
@@ -34,15 +37,16 @@ __all__ = [
 ]
 
 
-def create(
-    name: str, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs
-) -> nnx.Module:
-    """A model by name, for images of `in_shape` (height, width, channels).
+def create(name: str, *, num_classes: int, in_shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
+    """A model by name, for images of `in_shape` (height, width, channels), or for windows of text
+    of `in_shape` (characters,).
 
     Raises:
-      ValueError: no such model; names the nearest ones.
+      ValueError: no such model, names the nearest ones; or it does not read such inputs.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list(MODELS)
         raise ValueError(f"unknown model {name!r}: did you mean {' or '.join(near)}?")
+    if len(in_shape) == 1 and name != "char_lstm":
+        raise ValueError(f"{name} does not read text: --model char_lstm does")
     return MODELS[name](num_classes=num_classes, in_shape=in_shape, rngs=rngs)

@@ -35,7 +35,8 @@ class Layer:
 def layers(model: nnx.Module, shape: Sequence[int]) -> tuple[Layer, ...]:
     """Traces `model` and its gradients on an abstract float32 batch of `shape`.
 
-    Nothing is computed, and `model` stays as it is. A layer called twice is listed once.
+    Nothing is computed, and `model` stays as it is. A layer called twice is listed once. One that
+    reads characters has no input gradient; if it had one, that would add up its outputs.
     """
     batch = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
 
@@ -43,4 +44,5 @@ def layers(model: nnx.Module, shape: Sequence[int]) -> tuple[Layer, ...]:
         return jnp.sum(model(x))
 
     found = trace(total, with_scopes(model), batch, grad=True, argnums=(0, 1), params=0)
-    return tuple(Layer(path, **lengths) for path, lengths in found.lengths().items())
+    outputs = {gemm.name: {"input_grad": gemm.n} for gemm in found.role("forward")}
+    return tuple(Layer(path, **outputs[path] | own) for path, own in found.lengths().items())

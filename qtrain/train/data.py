@@ -1,7 +1,7 @@
 """The training sets, proved by pinned hashes at every load, and the order in which they are seen.
 
 Nothing is downloaded here and nothing falls back to another set: scripts/fetch_data.py gets the
-full sets, and the embedded one is used only under its own name, fashion-mnist-8k.
+full sets, and the embedded ones are used only under their own names, fashion-mnist-8k and sotu-1m.
 The pins are SHA-256 of content whose official hashes were checked first: MD5 of the MNIST and
 Fashion-MNIST archives, SHA-1 of the CIFAR-10 binary batches.
 """
@@ -17,10 +17,13 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from qtrain.train import text
 
 EMBEDDED = "fashion-mnist-8k"
 EMBEDDED_FILE = Path(__file__).parent / "embedded" / f"{EMBEDDED}.npz"
@@ -49,6 +52,8 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    unit: ClassVar[str] = "images"  # what a batch holds
 
     def __post_init__(self) -> None:
         splits = {"train": (self.train_x, self.train_y), "test": (self.test_x, self.test_y)}
@@ -121,11 +126,11 @@ SETS: dict[str, Files] = {
 }  # fmt: skip
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+def load(name: str, data_dir: str | Path | None = None) -> Dataset | text.Text:
     """Reads a set and proves it.
 
     Args:
-      name: "fashion-mnist-8k" (in the package), or a key of `SETS`.
+      name: "fashion-mnist-8k" or "sotu-1m" (in the package), or a key of `SETS`.
       data_dir: folder that holds the full sets; default $QTRAIN_DATA.
 
     Raises:
@@ -134,8 +139,10 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """
     if name == EMBEDDED:
         return _embedded()
+    if name == text.NAME:
+        return text.load()
     if name not in SETS:
-        known = (EMBEDDED, *SETS)
+        known = (EMBEDDED, text.NAME, *SETS)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"unknown data set {name!r}: {hint}There are {', '.join(known)}")
@@ -155,7 +162,9 @@ def order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8 (..., C) to float32 (x / 255 - mean) / std."""
+    """uint8 (..., C) to float32 (x / 255 - mean) / std; without a mean, as text is, x itself."""
+    if not mean:
+        return x
     return (x.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)) / jnp.asarray(
         std, jnp.float32
     )

@@ -29,6 +29,7 @@ from qtrain.train.settings import Result, Settings
 from qtrain.train.state import create, loss_scale
 from qtrain.train.step import PLACES, eval_step, train_step
 from qtrain.train.stopwatch import Stopwatch
+from qtrain.train.text import Text
 from qtrain.wire import traffic
 
 MOST_SKIPPED = 50  # in a row; by then a dynamic loss scale has gone from 2^24 down to 1
@@ -41,7 +42,7 @@ class NotFinite(ValueError):
     """Training cannot go on: a number is NaN or infinite."""
 
 
-def fit(recipe: Recipe, dataset: Dataset, settings: Settings) -> Result:
+def fit(recipe: Recipe, dataset: Dataset | Text, settings: Settings) -> Result:
     """Trains `recipe` on `dataset`, from the last checkpoint if `settings.resume`.
 
     Raises:
@@ -73,11 +74,11 @@ def fit(recipe: Recipe, dataset: Dataset, settings: Settings) -> Result:
 class _Run:
     """The parts of a run in progress."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, settings: Settings):
+    def __init__(self, recipe: Recipe, dataset: Dataset | Text, settings: Settings):
         n = len(dataset.train_x)
         if n < recipe.batch_size:
             raise ValueError(
-                f"batch size {recipe.batch_size} is more than the {n} training images of"
+                f"batch size {recipe.batch_size} is more than the {n} training {dataset.unit} of"
                 f" {dataset.name}"
             )
         self.recipe, self.data, self.settings = recipe, dataset, settings
@@ -100,7 +101,7 @@ class _Run:
         main = jax.process_index() == 0
         self.bar = Bar(
             recipe.key, total=self.steps, epoch=self.epoch, batch=recipe.batch_size,
-            quiet=settings.quiet or not main,
+            unit=dataset.unit, quiet=settings.quiet or not main,
         )  # fmt: skip
         config = self._config()
         self.checkpoints = Checkpoints(_made(settings.folder / "checkpoints"), config)

@@ -17,11 +17,12 @@ class Bar:
     """Progress of one run of `total` steps; `report` is called now and then."""
 
     def __init__(
-        self, name: str, *, total: int, epoch: int, batch: int, quiet: bool = False,
-        file: TextIO | None = None,
+        self, name: str, *, total: int, epoch: int, batch: int, unit: str = "images",
+        quiet: bool = False, file: TextIO | None = None,
     ):  # fmt: skip
-        """`epoch` is its length in steps, `batch` the images per step; `quiet` shows nothing."""
-        self._name, self._total, self._epoch, self._batch = name, total, epoch, batch
+        """`epoch` is its length in steps, `batch` the units per step; `quiet` shows nothing."""
+        self._name, self._total, self._epoch = name, total, epoch
+        self._batch, self._unit = batch, unit
         self._last, self._began, self._clock = 0, 0, time.perf_counter()
         self._said = self._clock
         self._quiet = quiet
@@ -69,9 +70,8 @@ class Bar:
         seconds = (time.perf_counter() - self._clock) / max(step - self._began, 1)
         numbers = f"loss {loss:.3f}  accuracy {accuracy:.3f}"
         if step > self._began:
-            numbers += (
-                f"  {self._batch / seconds:,.0f} images/s  {_left(seconds, self._total - step)}"
-            )
+            speed = f"{self._batch / seconds:,.0f} {self._unit}/s"
+            numbers += f"  {speed}  {_left(seconds, self._total - step)}"
         if overflows:
             numbers += f"  {overflows} skipped"
         if self._live is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from qtrain.recipes.base import Recipe
 from qtrain.train import metrics
 from qtrain.train.data import Dataset
 from qtrain.train.loop import Result
+from qtrain.train.text import Text
 
 WIDTH = 1000  # characters: tables keep their own width, and no cell is wrapped or cut
 
 
-def show(recipe: Recipe, dataset: Dataset, results: Sequence[Result], folder: Path) -> None:
+def show(recipe: Recipe, dataset: Dataset | Text, results: Sequence[Result], folder: Path) -> None:
     """Prints formats by place, accuracies, gap and times of the recipe and its baseline."""
     console = Console(highlight=False, width=WIDTH)
     formats = Table(title=f"{recipe.key}: number formats by place", title_justify="left")
@@ -48,18 +50,22 @@ def show(recipe: Recipe, dataset: Dataset, results: Sequence[Result], folder: Pa
         )
 
 
-def outcome(recipe: Recipe, dataset: Dataset, results: Sequence[Result]) -> Table:
-    """One row per run."""
+def outcome(recipe: Recipe, dataset: Dataset | Text, results: Sequence[Result]) -> Table:
+    """One row per run; for text, its loss also in bits per character."""
+    names = ["run", "test accuracy", "test loss", "ms per step", "compilation", "skipped"]
+    if isinstance(dataset, Text):
+        names.insert(3, "bits per character")
     table = Table(
         title=f"{recipe.model} on {dataset.name}, {results[0].steps} steps", title_justify="left"
     )
-    for name in ("run", "test accuracy", "test loss", "ms per step", "compilation", "skipped"):
+    for name in names:
         table.add_column(name, justify="left" if name == "run" else "right")
     for r in results:
         speed = "" if r.step_seconds is None else f"{1e3 * r.step_seconds:.1f}"
         compiled = "" if r.compile_seconds is None else f"{r.compile_seconds:.1f} s"
+        bits = [f"{r.loss / math.log(2):.4f}"] if isinstance(dataset, Text) else []
         table.add_row(
-            r.key, f"{_percent(r):.2f} %", f"{r.loss:.4f}", speed, compiled, str(r.skipped),
+            r.key, f"{_percent(r):.2f} %", f"{r.loss:.4f}", *bits, speed, compiled, str(r.skipped),
         )  # fmt: skip
     return table
 
