@@ -1,0 +1,95 @@
+"""What a quantized model becomes when training is over: its weights are narrow by themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from qtrain.nn.hooks import HOOKS, Hook, ModuleHook
+from qtrain.ops import integer
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def deploy(model: Model) -> Model:
+    """A copy in evaluation mode whose weights went through their quantizers, once and for all.
+
+    The quantizers of the weights leave the hooks; those of the activations, with their state,
+    and the accumulators stay. Outputs have the bits of `model` in evaluation mode, jitted and
+    not; a jitted call is to be compared with a jitted one, since XLA may add up products in
+    another order in one than in the other, with quantizers or without.
+
+    What stays in a hook:
+      - a quantizer whose module has `layer`, since it does more than change the weight; unless
+        it offers `deploy(kernel) -> kernel`, the weight with which a plain layer does the same;
+      - that of a layer whose products are done in integers, which needs its scale. The weight
+        becomes narrow where the quantizer finds the same codes and scale in the narrow weight.
+
+    Raises:
+      ValueError: a weight's quantizer draws random bits; a masked layer, or one that computes
+        in another type than float32.
+    """
+    model = nnx.clone(model)
+    model.eval()
+    for path, layer in list(nnx.iter_modules(model)):
+        for name in HOOKS:
+            hook = getattr(layer, name, None)
+            if isinstance(hook, Hook | ModuleHook) and hook.config.rhs is not None:
+                _deploy_layer("/".join(map(str, path)), layer, name, hook)
+    return model
+
+
+def _deploy_layer(path: str, layer: Any, name: str, hook: Any) -> None:
+    config, module = hook.config, getattr(hook, "rhs", None)
+    if hasattr(module, "layer") and not hasattr(module, "deploy"):
+        return
+    kernel = _kernel(path, layer)
+    if hasattr(module, "deploy"):
+        narrow = module.deploy(kernel)
+    elif config.rhs.needs_key:
+        raise ValueError(
+            f"{path}: {config.rhs.describe()} draws its weights anew in each call, so there are none"
+            " to deploy: only a quantizer without random bits can be applied once"
+        )
+    else:
+        narrow = (config.rhs if module is None else module)(kernel)
+    if config.integer and config.lhs is not None and name == "dot_general":
+        if not _found_again(config.rhs, kernel, narrow):
+            return
+    else:
+        setattr(layer, name, _without_weight(hook))
+    layer.kernel[...] = narrow
+
+
+def _kernel(path: str, layer: Any) -> jax.Array:
+    """The weight as the hook sees it."""
+    kernel = layer.kernel[...]
+    if getattr(layer, "mask", None) is not None:
+        raise ValueError(f"{path}: a mask comes before the quantizer: multiply the weight by it")
+    for dtype in (kernel.dtype, getattr(layer, "dtype", None)):
+        if dtype not in (None, jnp.float32):
+            raise ValueError(f"{path}: only float32 layers can be deployed, not {dtype}")
+    return kernel
+
+
+def _found_again(quantizer: Any, wide: jax.Array, narrow: jax.Array) -> bool:
+    """Whether the quantizer makes the same of its own result, with the same scale."""
+    same = lambda a, b: np.array_equal(*(np.asarray(x).view(np.uint32) for x in (a, b)))  # noqa: E731
+    scales = [integer.scale_of(quantizer, w) for w in (wide, narrow)]
+    return same(*scales) and same(quantizer(narrow), narrow)
+
+
+def _without_weight(hook: Any) -> Any:
+    """The hook for a weight that is narrow; what it keeps for other roles is left alone."""
+    config = dataclasses.replace(hook.config, rhs=None)
+    if isinstance(hook, Hook) or (hook.lhs is None and not config.needs_key):
+        return nnx.static(Hook(hook.name, config))
+    hook.config, hook.rhs = config, None
+    if not config.needs_key and hasattr(hook, "key"):
+        del hook.key
+    return nnx.data(hook)
