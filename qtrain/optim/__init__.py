@@ -6,6 +6,7 @@ from qtrain.optim.axpy import apply_updates, axpy, round_params
 from qtrain.optim.constrained import ConstrainedState, Constraint, constrained, deploy, project
 from qtrain.optim.loss_aware import LossAware
 from qtrain.optim.loss_scale import LossScaleState, loss_scaled
+from qtrain.optim.paths import leaf_path
 from qtrain.optim.sgd import SgdState, sgd
 from qtrain.optim.stored import StoredState, narrow, stored
 
@@ -22,6 +23,7 @@ __all__ = [
     "axpy",
     "constrained",
     "deploy",
+    "leaf_path",
     "loss_scaled",
     "narrow",
     "project",

@@ -26,7 +26,8 @@ from qtrain.train.evaluate import evaluate
 from qtrain.train.interrupt import Interrupt
 from qtrain.train.progress import Bar
 from qtrain.train.settings import Result, Settings
-from qtrain.train.state import create, loss_scale
+from qtrain.train.starts import of_start
+from qtrain.train.state import State, create, loss_scale
 from qtrain.train.step import PLACES, eval_step, train_step
 from qtrain.train.stopwatch import Stopwatch
 from qtrain.train.text import Text
@@ -45,6 +46,9 @@ class NotFinite(ValueError):
 def fit(recipe: Recipe, dataset: Dataset | Text, settings: Settings) -> Result:
     """Trains `recipe` on `dataset`, from the last checkpoint if `settings.resume`.
 
+    A run to begin with (`recipe.start`) is trained first, or found where it was (`of_start`). If
+    that is interrupted, its result is returned.
+
     Raises:
       NotFinite: loss, weights or outputs are NaN or infinite; names step, place and remedy.
       ValueError: the recipe does not fit the model or the data, or the checkpoint the settings.
@@ -52,7 +56,13 @@ def fit(recipe: Recipe, dataset: Dataset | Text, settings: Settings) -> Result:
       KeyboardInterrupt: the last step was interrupted; it is done and saved, but what the
         caller would go on with is not wanted.
     """
-    run = _Run(recipe, dataset, settings)
+    start = None
+    if recipe.start is not None:
+        before = fit(recipe.start, dataset, of_start(recipe.start, settings))
+        if before.interrupted:
+            return before
+        start = before.final
+    run = _Run(recipe, dataset, settings, start)
     try:
         with run.bar:
             if run.step == run.steps:  # resumed after its end
@@ -74,7 +84,9 @@ def fit(recipe: Recipe, dataset: Dataset | Text, settings: Settings) -> Result:
 class _Run:
     """The parts of a run in progress."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset | Text, settings: Settings):
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset | Text, settings: Settings, start: State | None
+    ):
         n = len(dataset.train_x)
         if n < recipe.batch_size:
             raise ValueError(
@@ -86,16 +98,18 @@ class _Run:
         self.steps = settings.steps or self.epoch * recipe.epochs
         self.mesh = meshes.create(settings.devices, recipe.batch_size)
         program, state = create(
-            recipe, dataset, seed=settings.seed, steps=self.steps, mesh=self.mesh
+            recipe, dataset, seed=settings.seed, steps=self.steps, mesh=self.mesh, start=start
         )
         self.state = meshes.place(self.mesh, state)
         self.loss: float | None = None
         self.accuracy: float | None = None
+        self.before: tuple[float, float] | None = None
         self.compile_seconds: float | None = None
         self._sent: float | None = None
         self._order = functools.lru_cache(1)(functools.partial(order, n, settings.seed))
         self._train: Any = jax.jit(functools.partial(train_step, program), donate_argnums=0)
         self._eval = jax.jit(functools.partial(eval_step, program))
+        self._deploy = jax.jit(program.moves.deploy) if program.moves.deploys else None
         self._watch = Stopwatch()
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
         main = jax.process_index() == 0
@@ -185,7 +199,7 @@ class _Run:
         if ends:
             self.sync()
             self.evaluate()
-            self.writer.write(kind="eval", step=self.step, loss=self.loss, accuracy=self.accuracy)
+            self.writer.write(kind="eval", step=self.step, **self._evaluated())
         every = self.settings.checkpoint_every
         if ends or (every and self.step % every == 0):
             self.save()
@@ -241,16 +255,28 @@ class _Run:
         raise NotFinite(f"step {step} of {self.recipe.key}: {why}{kept}")
 
     def evaluate(self) -> None:
-        """Loss and accuracy on the test images.
+        """Loss and accuracy on the test set, of the weights that are shipped.
 
         Raises:
           NotFinite: the loss is NaN or infinite.
         """
-        loss, self.accuracy = evaluate(self._eval, self.mesh, self.data, self.state)
+        shipped = self.state
+        if self._deploy is not None:
+            self.before = evaluate(self._eval, self.mesh, self.data, self.state)
+            params = self._deploy(self.state.params, self.state.optimizer)
+            shipped = self.state._replace(params=params)
+        loss, self.accuracy = evaluate(self._eval, self.mesh, self.data, shipped)
         if not np.isfinite(loss):
             self._stop(self.step, "test loss", loss, f"test loss not finite ({loss}); {REMEDY}")
         self.loss = loss
         self._watch.start()
+
+    def _evaluated(self) -> dict[str, float | None]:
+        """What a row says about an evaluation."""
+        row = {"loss": self.loss, "accuracy": self.accuracy}
+        if self.before is None:
+            return row
+        return {**row, "loss_before": self.before[0], "accuracy_before": self.before[1]}
 
     def save(self) -> None:
         """A checkpoint of this step, after the metrics that lead to it."""
@@ -269,7 +295,7 @@ class _Run:
             loss=self.loss, accuracy=self.accuracy, skipped=self.skipped,
             step_seconds=self._watch.mean, compile_seconds=self.compile_seconds,
             sent=self._sent, params=sum(w.size for w in jax.tree.leaves(self.state.params)),
-            interrupted=self.step < self.steps,
+            interrupted=self.step < self.steps, final=self.state, before=self.before,
         )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from qtrain.train.state import State
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -17,6 +19,7 @@ class Settings:
     resume: bool = False
     checkpoint_every: int | None = None  # steps; None: each epoch
     quiet: bool = False
+    starts: Path | None = None  # where runs to begin with are kept; None: starts/ in `folder`
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("checkpoint_every", 1), ("seed", 0)):
@@ -41,3 +44,5 @@ class Result:
     sent: float | None  # bytes a worker sends in each step; where a codec is at work and compiled
     params: int  # number of weights
     interrupted: bool
+    final: State  # weights, statistics and the optimizer's memory
+    before: tuple[float, float] | None  # loss and accuracy of the weights that are not shipped

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +13,20 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from qtrain import models, optim
-from qtrain.nn import RangeBatchNorm, RangeNorm, RoundingKey, quantize_model, replace_batch_norms
+from qtrain.nn import (
+    RangeBatchNorm,
+    RangeNorm,
+    RoundingKey,
+    calibrate,
+    quantize_model,
+    replace_batch_norms,
+)
 from qtrain.quantize import fold
-from qtrain.recipes.base import Adam, Momentum, Recipe, Update
-from qtrain.recipes.layers import layers
+from qtrain.recipes.base import Recipe
+from qtrain.recipes.layers import Layer, layers
+from qtrain.train.data import normalize, order
 from qtrain.train.mesh import AXIS
+from qtrain.train.optimizer import Moves, moves
 
 
 class State(NamedTuple):
@@ -39,8 +46,7 @@ class Program:
     train_graph: nnx.GraphDef
     eval_graph: nnx.GraphDef
     hooks: nnx.State  # rounding keys of the layers, set anew each step
-    optimizer: optax.GradientTransformationExtraArgs
-    apply: Callable  # (weights, updates, new state of the optimizer) -> new weights
+    moves: Moves  # of the weights
     wire: Any | None  # codec of exchanged gradients
     mesh: Mesh | None  # of the workers that exchange them
     mean: tuple[float, ...]  # of each channel of the images, in 0..1
@@ -48,17 +54,25 @@ class Program:
 
 
 def create(
-    recipe: Recipe, dataset: Any, *, seed: int, steps: int, mesh: Mesh | None = None
+    recipe: Recipe,
+    dataset: Any,
+    *,
+    seed: int,
+    steps: int,
+    mesh: Mesh | None = None,
+    start: State | None = None,
 ) -> tuple[Program, State]:
     """Initializes the recipe's model for a `train.data.Dataset` and a run of `steps` steps.
 
     The same seed gives the same initial weights (before rounding) and data order to every
     recipe, so that runs differ by their number formats alone. A recipe that fills the wire needs
-    the mesh whose devices are its workers.
+    the mesh whose devices are its workers. From `start`, the end of another run, come all numbers
+    of the same path and shape: weights, statistics, and what quantizers have learned. Quantizers
+    that learned nothing there are calibrated by the first batch.
 
     Raises:
       ValueError: unknown model, rules that match no layer, chunks longer than every sum, a wire
-        without a mesh.
+        without a mesh, a start that shares nothing with the model.
     """
     if recipe.wire is not None and mesh is None:
         raise ValueError(f"{recipe.key} exchanges gradients: it needs a mesh, see train.mesh")
@@ -66,17 +80,15 @@ def create(
     model = models.create(
         recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed)
     )
-    workers = mesh.size if recipe.wire is not None and mesh is not None else 1
-    norm, exchanged = recipe.norm, recipe.wire is not None
-    if norm is not None:
-        replace_batch_norms(model, _per_worker(norm, workers) if exchanged else norm)
-    found = layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
-    if norm is not None and exchanged and norm.replicas == 1:
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, RangeBatchNorm):
-                module.axis_name = AXIS  # its range is that of all workers' values
+    found = _layers(model, recipe, shape, mesh)
+    if start is not None:
+        _inherit(model, start)
     quantize_model(model, recipe.rules(found))
-    quantizers = {f"{path}/kernel": q for path, q in recipe.stored(found).items()}
+    model.train()
+    first = order(len(dataset.train_x), seed, 0)[: recipe.batch_size]
+    calibrate(model, normalize(jnp.asarray(dataset.train_x[first]), dataset.mean, dataset.std))
+    if start is not None:
+        _inherit(model, start)
     model.eval()
     eval_graph = nnx.split(model)[0]
     model.train()
@@ -84,18 +96,62 @@ def create(
     train_graph, params, hooks, stats = parts
     if recipe.update is not None:
         params = optim.round_params(params, recipe.update.fmt)
-    transform = optimizer(recipe, steps, quantizers)
-    memory = transform.init(params)
-    if quantizers:
-        params = optim.narrow(memory, quantizers)
+    stored, constraints = (
+        {f"{path}/kernel": q for path, q in of(found).items()}
+        for of in (recipe.stored, recipe.constraints)
+    )
+    how = moves(recipe, steps, params, stored, constraints)
+    memory = how.transform.init(params)
+    if stored:
+        params = optim.narrow(memory, stored)
     program = Program(
-        train_graph, eval_graph, hooks, transform, _apply(recipe, quantizers), recipe.wire, mesh,
-        dataset.mean, dataset.std,
-    )  # fmt: skip
+        train_graph, eval_graph, hooks, how, recipe.wire, mesh, dataset.mean, dataset.std
+    )
     key = jax.random.key_data(fold(jax.random.key(seed), "run"))
     state = State(jnp.zeros((), jnp.int32), params, stats, memory, key)
     # nnx shares equal constants between variables; a donated buffer must have one owner
     return program, jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
+
+
+def _layers(
+    model: nnx.Module, recipe: Recipe, shape: tuple[int, ...], mesh: Mesh | None
+) -> tuple[Layer, ...]:
+    """Replaces the norms of `model` if the recipe says so; its layers, as one worker runs them."""
+    norm, exchanged = recipe.norm, recipe.wire is not None
+    workers = mesh.size if exchanged and mesh is not None else 1
+    if norm is not None:
+        replace_batch_norms(model, _per_worker(norm, workers) if exchanged else norm)
+    found = layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
+    if norm is not None and exchanged and norm.replicas == 1:
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, RangeBatchNorm):
+                module.axis_name = AXIS  # its range is that of all workers' values
+    return found
+
+
+def _inherit(model: nnx.Module, start: State) -> None:
+    """Gives `model` the numbers of `start` that have the same path and shape, in place.
+
+    Raises:
+      ValueError: there are none.
+    """
+    given = [x for tree in (start.params, start.stats) for x in _paths(tree)]
+    old = {optim.leaf_path(path): np.asarray(x) for path, x in given}
+    state = nnx.state(model, nnx.Not(RoundingKey))
+    same = [n for path, x in _paths(state) if (n := optim.leaf_path(path)) in old
+            and old[n].shape == x.shape]  # fmt: skip
+    if not same:
+        raise ValueError("the run to begin with has no number of the path and shape of this one's")
+
+    def take(path, x):
+        name = optim.leaf_path(path)
+        return jnp.asarray(old[name]) if name in same else x
+
+    nnx.update(model, jax.tree_util.tree_map_with_path(take, state))
+
+
+def _paths(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
 def _per_worker(norm: RangeNorm, workers: int) -> RangeNorm:
@@ -110,64 +166,6 @@ def _per_worker(norm: RangeNorm, workers: int) -> RangeNorm:
             f" (the whole batch) or {workers}"
         )
     return dataclasses.replace(norm, replicas=1)
-
-
-def optimizer(
-    recipe: Recipe, steps: int, quantizers: dict[str, Any] | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """The recipe's optimizer, with its rounding, its narrow weights and its loss scale."""
-    settings, rate = recipe.optimizer, _schedule(recipe.optimizer, steps)
-    inner = (
-        _adam(settings, rate, recipe.update)
-        if isinstance(settings, Adam)
-        else _momentum(settings, rate, recipe.update)
-    )
-    if quantizers:
-        inner = optim.stored(inner, quantizers, _apply_updates(recipe.update))
-    if recipe.loss_scale is None:
-        return optax.with_extra_args_support(inner)
-    return optim.loss_scaled(inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic)
-
-
-def _apply_updates(update: Update | None) -> Callable:
-    """How weights move: in float32, or on the grid of the master weights."""
-    if update is None:
-        return optax.apply_updates
-    return functools.partial(optim.apply_updates, fmt=update.fmt)
-
-
-def _apply(recipe: Recipe, quantizers: dict[str, Any]) -> Callable:
-    """`Program.apply`: weights that are stored narrow follow from the wide ones alone."""
-    if quantizers:
-        return lambda params, updates, memory: optim.narrow(memory, quantizers)
-    move = _apply_updates(recipe.update)
-    return lambda params, updates, memory: move(params, updates)
-
-
-def _momentum(
-    settings: Momentum, rate: optax.ScalarOrSchedule, update: Update | None
-) -> optax.GradientTransformation:
-    decay, momentum = settings.weight_decay, settings.momentum
-    if update is None:
-        return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
-    return optim.sgd(
-        rate, momentum=momentum, weight_decay=decay, fmt=update.fmt, rounding=update.rounding
-    )
-
-
-def _adam(
-    settings: Adam, rate: optax.ScalarOrSchedule, update: Update | None
-) -> optax.GradientTransformation:
-    chosen = {name: getattr(settings, name) for name in ("b1", "b2", "eps", "weight_decay")}
-    if update is None:
-        return optax.adamw(rate, **chosen)
-    return optim.adam(rate, **chosen, fmt=update.fmt, rounding=update.rounding)
-
-
-def _schedule(settings: Momentum | Adam, steps: int) -> optax.ScalarOrSchedule:
-    if settings.schedule == "constant":
-        return settings.lr
-    return optax.cosine_decay_schedule(settings.lr, steps)
 
 
 def loss_scale(state: State) -> tuple[jax.Array, jax.Array, jax.Array] | None:

@@ -37,12 +37,12 @@ def train_step(
     key = fold(jax.random.wrap_key_data(state.key), state.step)
     scaling = loss_scale(state)
     scale = jnp.float32(1.0) if scaling is None else scaling[0]
+    moves = program.moves
+    params, memory = moves.begin(state.params, state.optimizer, state.step)
     gradients = _gradients if program.wire is None else _exchanged
-    grads, seen, stats = gradients(program, state.params, state.stats, key, scale, images, labels)
-    updates, optimizer = program.optimizer.update(
-        grads, state.optimizer, state.params, key=fold(key, "update")
-    )
-    params = program.apply(state.params, updates, optimizer)
+    grads, seen, stats = gradients(program, params, state.stats, key, scale, images, labels)
+    updates, optimizer = moves.transform.update(grads, memory, params, key=fold(key, "update"))
+    params = moves.apply(params, updates, optimizer)
     after = State(state.step + 1, params, stats, optimizer, state.key)
     finite_grads = None if scaling else all_finite(grads)  # a loss scale skips these by itself
     finite = (

@@ -93,7 +93,7 @@ def test_the_curvature_is_the_second_moment(inner, b2):
 def test_inside_a_loss_scale():
     """A good step is the one without a scale, bit for bit (a power of two); a bad one changes none.
 
-    Kills: optim/stored.py: `is_leaf=is_stored` removed.
+    Kills: optim/paths.py: `is_leaf=is_ours` removed.
     """
     plain, scaled = (
         stored(optax.adam(0.1), QUANTIZERS),

@@ -16,7 +16,8 @@ from qtrain.models import create as create_model
 from qtrain.recipes.base import Adam, LossScale, Momentum, Update
 from qtrain.train import mesh as meshes
 from qtrain.train.data import normalize
-from qtrain.train.state import create, optimizer
+from qtrain.train.optimizer import moves
+from qtrain.train.state import create
 from qtrain.train.step import PLACES, train_step
 
 BATCH = 16
@@ -92,9 +93,9 @@ def test_weights_stay_on_their_grid(settings):
 
 
 def test_rounded_adam_gets_its_settings():
-    """One update of state.py's transformation and of optim.adam, bit for bit.
+    """One update of the recipe's transformation and of optim.adam, bit for bit.
 
-    Kills: state.py: `return optim.adam(rate, **chosen, fmt=` -> `return optim.adam(rate, fmt=`.
+    Kills: train/optimizer.py: `return optim.adam(rate, **chosen, fmt=` -> `return optim.adam(rate, fmt=`.
     """
     recipe = tiny.fp8(optimizer=ADAM, loss_scale=None, update=Update(fmt="e5m6"))
     rate = optax.cosine_decay_schedule(3e-3, 12)
@@ -103,7 +104,7 @@ def test_rounded_adam_gets_its_settings():
     grads = {"w": jax.random.normal(jax.random.key(1), (64,))}
     found = [
         tx.update(grads, tx.init(weights), weights, key=jax.random.key(2))[0]["w"]
-        for tx in (optimizer(recipe, 12), plain)
+        for tx in (moves(recipe, 12, weights).transform, plain)
     ]
     np.testing.assert_array_equal(*found)
 

@@ -80,7 +80,7 @@ def test_all_workers_hold_the_same_weights(devices, weights, values):
 
     The buffers are donated: narrow and wide biases must not share one.
 
-    Kills: train/state.py: `optim.narrow(memory, quantizers)` in `_apply` -> `optax.apply_updates(
+    Kills: train/optimizer.py: `optim.narrow(memory, stored)` -> `optax.apply_updates(
     params, updates)`; train/step.py: `exchange(program.wire, grads, ...)` -> `grads`.
     """
     chosen = recipe(weights=weights, gradients="sq3", clip=3.0)
