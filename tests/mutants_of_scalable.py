@@ -65,8 +65,8 @@ SCALABLE = {
     ),
     "the tracker has the key of all roles": Mutant(
         "qtrain/nn/hooks.py",
-        'self.lhs(lhs, role("lhs"))',
-        "self.lhs(lhs, key)",
+        'lhs_module(lhs, role("lhs"))',
+        "lhs_module(lhs, key)",
         "tests/nn/test_tracked.py -k keys_reach",
     ),
     "the mean of equal values is another": Mutant(

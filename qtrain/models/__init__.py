@@ -23,9 +23,11 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "alexnet": AlexNet,
     "char_lstm": CharLstm,
 }
+WIDENED = ("small_cnn", "small_cnn_bn", "resnet20", "resnet32")  # have a `width`
 
 __all__ = [
     "MODELS",
+    "WIDENED",
     "AlexNet",
     "CharLstm",
     "CifarResNet",
@@ -37,16 +39,22 @@ __all__ = [
 ]
 
 
-def create(name: str, *, num_classes: int, in_shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
+def create(
+    name: str, *, num_classes: int, in_shape: tuple[int, ...], rngs: nnx.Rngs, width: int = 1
+) -> nnx.Module:
     """A model by name, for images of `in_shape` (height, width, channels), or for windows of text
-    of `in_shape` (characters,).
+    of `in_shape` (characters,). `width` multiplies the channels of its hidden layers.
 
     Raises:
-      ValueError: no such model, names the nearest ones; or it does not read such inputs.
+      ValueError: no such model, names the nearest ones; or it does not read such inputs, or comes
+        in one width only.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list(MODELS)
         raise ValueError(f"unknown model {name!r}: did you mean {' or '.join(near)}?")
     if len(in_shape) == 1 and name != "char_lstm":
         raise ValueError(f"{name} does not read text: --model char_lstm does")
-    return MODELS[name](num_classes=num_classes, in_shape=in_shape, rngs=rngs)
+    if width > 1 and name not in WIDENED:
+        raise ValueError(f"{name} comes in one width: {', '.join(WIDENED)} can be widened")
+    wide = {"width": width} if width > 1 else {}
+    return MODELS[name](num_classes=num_classes, in_shape=in_shape, rngs=rngs, **wide)

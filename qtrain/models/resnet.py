@@ -54,15 +54,21 @@ class CifarResNet(nnx.Module):
     stage3: nnx.List
 
     def __init__(
-        self, *, depth: int, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs
+        self,
+        *,
+        depth: int,
+        num_classes: int,
+        in_shape: tuple[int, int, int],
+        rngs: nnx.Rngs,
+        width: int = 1,
     ):
-        """`depth` is 6n + 2 layers."""
+        """`depth` is 6n + 2 layers; `width` multiplies the hidden channels."""
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth must be 6n + 2 (20, 32, 44, ...), not {depth}")
-        self.stem = _CONV(in_shape[-1], 16, rngs=rngs)
-        self.stem_norm = nnx.BatchNorm(16, rngs=rngs)
-        c_in = 16
-        for stage, c_out in enumerate((16, 32, 64), start=1):
+        c_in = 16 * width
+        self.stem = _CONV(in_shape[-1], c_in, rngs=rngs)
+        self.stem_norm = nnx.BatchNorm(c_in, rngs=rngs)
+        for stage, c_out in enumerate((16 * width, 32 * width, 64 * width), start=1):
             blocks = []
             for i in range((depth - 2) // 6):
                 stride = 2 if stage > 1 and i == 0 else 1

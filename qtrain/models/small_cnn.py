@@ -12,13 +12,15 @@ class SmallCnn(nnx.Module):
     per 28x28 image.
     """
 
-    def __init__(self, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs):
-        """`in_shape` is (height, width, channels)."""
-        height, width, channels = in_shape
-        self.conv1 = nnx.Conv(channels, 16, (3, 3), rngs=rngs)
-        self.conv2 = nnx.Conv(16, 32, (3, 3), rngs=rngs)
-        self.hidden = nnx.Linear((height // 4) * (width // 4) * 32, 64, rngs=rngs)
-        self.head = nnx.Linear(64, num_classes, rngs=rngs)
+    def __init__(
+        self, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs, width: int = 1
+    ):
+        """`in_shape` is (height, width, channels); `width` multiplies the hidden channels."""
+        flat, (a, b, c) = _flat(in_shape), (width * n for n in (16, 32, 64))
+        self.conv1 = nnx.Conv(in_shape[-1], a, (3, 3), rngs=rngs)
+        self.conv2 = nnx.Conv(a, b, (3, 3), rngs=rngs)
+        self.hidden = nnx.Linear(flat * b, c, rngs=rngs)
+        self.head = nnx.Linear(c, num_classes, rngs=rngs)
 
     def __call__(self, x):
         """(N, height, width, channels) to (N, num_classes) logits."""
@@ -31,18 +33,19 @@ class SmallCnn(nnx.Module):
 class SmallCnnBn(nnx.Module):
     """`SmallCnn` with batch normalization after each layer but the last, in place of biases."""
 
-    def __init__(self, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs):
-        """`in_shape` is (height, width, channels)."""
-        height, width, channels = in_shape
+    def __init__(
+        self, *, num_classes: int, in_shape: tuple[int, int, int], rngs: nnx.Rngs, width: int = 1
+    ):
+        """`in_shape` is (height, width, channels); `width` multiplies the hidden channels."""
         norm = functools.partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
-        self.conv1 = nnx.Conv(channels, 16, (3, 3), use_bias=False, rngs=rngs)
-        self.norm1 = norm(16)
-        self.conv2 = nnx.Conv(16, 32, (3, 3), use_bias=False, rngs=rngs)
-        self.norm2 = norm(32)
-        flat = (height // 4) * (width // 4) * 32
-        self.hidden = nnx.Linear(flat, 64, use_bias=False, rngs=rngs)
-        self.norm3 = norm(64)
-        self.head = nnx.Linear(64, num_classes, rngs=rngs)
+        flat, (a, b, c) = _flat(in_shape), (width * n for n in (16, 32, 64))
+        self.conv1 = nnx.Conv(in_shape[-1], a, (3, 3), use_bias=False, rngs=rngs)
+        self.norm1 = norm(a)
+        self.conv2 = nnx.Conv(a, b, (3, 3), use_bias=False, rngs=rngs)
+        self.norm2 = norm(b)
+        self.hidden = nnx.Linear(flat * b, c, use_bias=False, rngs=rngs)
+        self.norm3 = norm(c)
+        self.head = nnx.Linear(c, num_classes, rngs=rngs)
 
     def __call__(self, x):
         """(N, height, width, channels) to (N, num_classes) logits."""
@@ -50,3 +53,8 @@ class SmallCnnBn(nnx.Module):
         x = nnx.max_pool(nnx.relu(self.norm2(self.conv2(x))), (2, 2), (2, 2))
         x = nnx.relu(self.norm3(self.hidden(x.reshape(x.shape[0], -1))))
         return self.head(x)
+
+
+def _flat(in_shape: tuple[int, int, int]) -> int:
+    """Pixels that two 2x2 poolings leave."""
+    return (in_shape[0] // 4) * (in_shape[1] // 4)

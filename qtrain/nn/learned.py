@@ -36,9 +36,7 @@ def decayed(params: nnx.State) -> nnx.State:
 
 def _of_variables(params: nnx.State, choose) -> nnx.State:
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-    return jax.tree.map(
-        lambda v: jax.tree.map(lambda _: choose(v), v), params, is_leaf=is_variable
-    )
+    return jax.tree.map(lambda v: jax.tree.map(lambda _: choose(v), v), params, is_leaf=is_variable)
 
 
 def calibrate(model: nnx.Module, batch: jax.Array) -> None:

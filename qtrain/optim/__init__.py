@@ -1,5 +1,6 @@
-"""Optimizers for narrow weights, as optax transformations: rounded updates, weights stored narrow or
-held on a constraint, loss scaling."""
+"""Optimizers for narrow weights, as optax transformations: rounded updates, weights stored narrow
+or held on a constraint, loss scaling.
+"""
 
 from qtrain.optim.adam import AdamState, adam
 from qtrain.optim.axpy import apply_updates, axpy, round_params

@@ -33,5 +33,7 @@ def find(state: optax.OptState, kind: type) -> Any:
     is_ours = lambda node: isinstance(node, kind)  # noqa: E731
     found = [node for node in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(node)]
     if len(found) != 1:
-        raise ValueError(f"one {kind.__name__} is needed in the optimizer's state, not {len(found)}")
+        raise ValueError(
+            f"one {kind.__name__} is needed in the optimizer's state, not {len(found)}"
+        )
     return found[0]

@@ -147,6 +147,7 @@ class Recipe:
     epochs: int = 6
     optimizer: Momentum | Adam = Momentum()
     start: Recipe | None = None  # the run whose last weights this one begins with
+    widen: int = 1  # times the model's channels [mishra2018wrpn]
     trains: Literal["all", "quantizers"] = "all"  # quantizers: their `nn.Learned` numbers alone
 
     # quantizers, what `stored` lists, or constraints; the first match wins
@@ -161,7 +162,7 @@ class Recipe:
     integer: bool = False  # dense layers multiply int8 by int8, see `ops.DotConfig`
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs"):
+        for name in ("batch_size", "epochs", "widen"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.trains not in ("all", "quantizers"):
@@ -261,7 +262,7 @@ def merge(first: Recipe, second: Recipe) -> Recipe:
 
 
 def baseline(recipe: Recipe) -> Recipe:
-    """The same run with every place in float32.
+    """The same run with every place in float32, at the model's own width.
 
     From random weights, for as many epochs as the run and those before it, by the optimizer of the
     first of them.
@@ -271,8 +272,8 @@ def baseline(recipe: Recipe) -> Recipe:
     while first.start is not None:
         first = first.start
     return dataclasses.replace(
-        recipe, key="float32", integer=False, start=None, trains="all", epochs=budget(recipe),
-        optimizer=first.optimizer, **nothing,
+        recipe, key="float32", integer=False, start=None, widen=1, trains="all",
+        epochs=budget(recipe), optimizer=first.optimizer, **nothing,
     )  # fmt: skip
 
 

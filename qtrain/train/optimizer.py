@@ -1,4 +1,4 @@
-"""A recipe's optimizer: how weights move, in which rounding, and what becomes of them between steps."""
+"""How the weights of a recipe move: optimizer, rounding, and what becomes of them between steps."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def moves(
         # those that are stored narrow follow from the wide ones alone
         apply = lambda params, updates, memory: optim.narrow(memory, stored)  # noqa: E731
     if recipe.loss_scale is not None:
-        inner = optim.loss_scaled(
-            inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic
-        )
+        inner = optim.loss_scaled(inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic)
     return Moves(
         transform=optax.with_extra_args_support(inner), apply=apply, stored=stored,
         constraints=constraints, steps=steps,

@@ -78,8 +78,9 @@ def create(
         raise ValueError(f"{recipe.key} exchanges gradients: it needs a mesh, see train.mesh")
     shape = dataset.train_x.shape[1:]
     model = models.create(
-        recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed)
-    )
+        recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed),
+        width=recipe.widen,
+    )  # fmt: skip
     found = _layers(model, recipe, shape, mesh)
     if start is not None:
         _inherit(model, start)

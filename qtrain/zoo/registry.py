@@ -1,0 +1,80 @@
+"""All methods by name, and the survey's taxonomy of them.
+
+python -m qtrain.zoo.registry        # prints the table in Markdown
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+
+from qtrain.zoo import (
+    abc_net,
+    balanced,
+    binary,
+    dorefa,
+    exchanged,
+    half_wave,
+    incremental,
+    iterative,
+    loss_aware,
+    lq_nets,
+    lr_nets,
+    multi_bit,
+    pact,
+    qil,
+    qnn,
+    relaxed,
+    syq,
+    ternary,
+    uniform,
+    vector,
+    xnor,
+)
+from qtrain.zoo.method import Method
+
+FAMILIES = (
+    binary, xnor, abc_net, multi_bit, ternary, syq, loss_aware, relaxed, uniform, dorefa, qnn, pact,
+    half_wave, balanced, lq_nets, qil, incremental, iterative, vector, lr_nets, exchanged,
+)  # fmt: skip
+METHODS: dict[str, Method] = {m.name: m for family in FAMILIES for m in family.METHODS}
+NOT_BUILT: dict[str, str] = dict(
+    itertools.chain.from_iterable(getattr(f, "NOT_BUILT", {}).items() for f in FAMILIES)
+)
+
+
+def get(name: str) -> Method:
+    """A method by name.
+
+    Raises:
+      ValueError: no such method; names the nearest ones, or says why it is not built.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if name in NOT_BUILT:
+        raise ValueError(f"{name} is not built: {NOT_BUILT[name]}")
+    near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.4) or list(METHODS)
+    raise ValueError(f"unknown method {name!r}: did you mean {' or '.join(near)}?")
+
+
+def table() -> str:
+    """The taxonomy of [guo2018survey] as a Markdown table."""
+    head = ("method", "technique", "codebook", "assignment", "quantizes", "bits W / A", "start",
+            "keeps wide weights", "backward", "recalled or uncertain")  # fmt: skip
+    rows = [head, ("---",) * len(head), *(_row(m) for m in METHODS.values())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(m: Method) -> tuple[str, ...]:
+    bits = " / ".join(_bits(b) for b in (m.weight_bits, m.activation_bits))
+    return (f"`{m.name}` {m.title} ({m.source})", m.technique, m.codebook, m.assignment,
+            ", ".join(m.targets), bits, m.start, "yes" if m.master else "no", m.estimator,
+            m.uncertain)  # fmt: skip
+
+
+def _bits(choices: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sorted(choices))) or "32"
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201
