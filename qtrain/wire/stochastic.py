@@ -59,7 +59,10 @@ class Stochastic:
             return Packed(jnp.zeros(0, jnp.uint32), jnp.zeros((), jnp.float32))
         if self.clip is not None:
             g = _cut(g, self.clip)
-        scale = jnp.max(jnp.abs(g))
+        return self.encode_by(g, jnp.max(jnp.abs(g)), key)
+
+    def encode_by(self, g: jax.Array, scale: jax.Array, key: jax.Array) -> Packed:
+        """`encode` of float32 values by a scale s that is given, at least max|g|, without clip."""
         share = jnp.abs(g) / jnp.where(scale > 0, scale, 1)
         levels = cast(share * np.float32(self.levels), Int(self.bits, signed=False), key)
         codes = jnp.where(g < 0, self.levels - levels, self.levels + levels)
