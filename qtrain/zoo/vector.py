@@ -1,193 +1,186 @@
-"""Vector quantization: weights share a few learned values, or learned pieces of several weights.
-
-Codebooks come from k-means with a fixed number of Lloyd iterations and no random choice. Float32
-sums of many members depend on their order, which GPUs do not fix: there, two runs may differ in
-the last bits.
-"""
+"""Vector quantization in a run: shared weights that move together, or none until the end."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-ITERATIONS = 25  # of Lloyd; a choice made here, no source gives one
+from qtrain.optim import Constraint
+from qtrain.zoo.clusters import Shared, kmeans, product_kmeans, residual_kmeans
+from qtrain.zoo.method import Method
 
 
-class Shared(NamedTuple):
-    """A codebook's numbers in one row, float32, and for each weight the place of its number."""
+def share(g: jax.Array, codes: jax.Array, numbers: int, *, mean: bool = False) -> jax.Array:
+    """The gradient of each shared number, given to each of its members.
 
-    table: jax.Array
-    codes: jax.Array
+    That is the sum of the members' gradients [han2016deep]; with `mean`, divided by how many there
+    are, which is the steepest descent among weights that stay shared.
 
-    @property
-    def weights(self) -> jax.Array:
-        """The quantized weights."""
-        return self.table[self.codes]
-
-
-def kmeans(
-    w: jax.Array, k: int, h: jax.Array | None = None, iterations: int = ITERATIONS
-) -> Shared:
-    """One of k values for each weight of an array of any shape [han2016deep; gong2014compressing].
-
-    They begin evenly spaced from the least weight to the largest (recalled). A value that no weight
-    is nearest to stays where it is.
-
-    With the loss's curvature `h`, positive, in the shape of w, k-means minimizes
-    sum h (w - c)^2, so a value is the mean of its members weighted by h [choi2017limit] (recalled).
+    g and codes: of one shape, codes from 0 to numbers - 1.
     """
-    x = w.astype(jnp.float32).reshape(-1, 1)
-    h = jnp.ones(w.size) if h is None else h.astype(jnp.float32).reshape(-1)
-    start = jnp.linspace(jnp.min(x), jnp.max(x), k)[:, None]
-    centers, codes = _lloyd(x, start, _nearest_scalar, h, iterations)
-    return Shared(centers[:, 0], codes.reshape(w.shape))
+    total = jnp.zeros(numbers, g.dtype).at[codes].add(g)
+    if mean:
+        total = total / jnp.maximum(jnp.zeros(numbers, g.dtype).at[codes].add(1), 1)
+    return total[codes]
 
 
-def product_kmeans(w: jax.Array, bits: int, length: int) -> Shared:
-    """Product quantization of a kernel, (in, out) or (kh, kw, cin, cout) [gong2014compressing].
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedWeights(Constraint):
+    """Weights quantized before the first step; then the codebook is trained, by what it holds.
 
-    The inputs of each output channel are cut into pieces of `length`; the pieces at one place, one
-    of each output channel, share a codebook of 2^bits pieces, see `piece_kmeans` (recalled). Codes
-    take bits / length per weight; a codebook is worth its own bits only where 2^bits is far
-    below the number of output channels.
+    Which weight has which number of the codebook is never changed again. All members of a number
+    have the same gradient, so an optimizer that works element by element keeps them equal, bit for
+    bit [han2016deep].
 
-    Raises:
-      ValueError: `length` does not divide the number of inputs.
-    """
-    pieces = _pieces(w, length).swapaxes(0, 1)  # place, channel, length
-    centers, codes = jax.vmap(lambda x: piece_kmeans(x, bits))(pieces)
-    places, k, _ = centers.shape
-    first = (jnp.arange(places)[:, None] * k + codes) * length
-    index = (first[..., None] + jnp.arange(length)).swapaxes(0, 1)
-    return Shared(centers.reshape(-1), _kernel(index, w))
-
-
-def residual_kmeans(w: jax.Array, bits: int, length: int, stages: int) -> jax.Array:
-    """Residual quantization of a kernel, in its shape, float32 [gong2014compressing].
-
-    Its pieces, see `product_kmeans`, share one codebook of 2^bits pieces; what that leaves over is
-    quantized in the same way, by a codebook of its own, and so on (recalled). Each stage takes
-    bits / length per weight.
-
-    Raises:
-      ValueError: `length` does not divide the number of inputs.
-    """
-    pieces = _pieces(w, length)
-    x = pieces.reshape(-1, length).astype(jnp.float32)
-
-    def stage(_, total):
-        centers, codes = piece_kmeans(x - total, bits)
-        return total + centers[codes]
-
-    total = lax.fori_loop(0, stages, stage, jnp.zeros_like(x))
-    return _kernel(total.reshape(pieces.shape), w)
-
-
-def piece_kmeans(x: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
-    """2^bits centers, (2^bits, d), for the n rows of x, (n, d), and the center of each row.
-
-    Starts from the mean; `bits` times, each center gets a second one at its farthest member, and
-    Lloyd iterations follow (a choice made here). So the error never grows with `bits`.
-    """
-    x, k = x.astype(jnp.float32), 2**bits
-    h = jnp.ones(len(x))
-
-    def grow(level, centers):
-        twins = jnp.roll(_farthest(x, centers), 2**level, axis=0)
-        centers = jnp.where(jnp.arange(k)[:, None] < 2**level, centers, twins)
-        return _lloyd(x, centers, _nearest, h, ITERATIONS)[0]
-
-    # centers at infinity are not there yet: no row is nearest to one
-    centers = jnp.full((k, x.shape[1]), jnp.inf).at[0].set(jnp.mean(x, axis=0))
-    centers = lax.fori_loop(0, bits, grow, centers)
-    return centers, _nearest(x, centers)
-
-
-def _lloyd(x, centers, assign: Callable, h, iterations: int) -> tuple[jax.Array, jax.Array]:
-    """Members to the nearest center and centers to the mean of their members, in turn.
-
-    x is (n, d), centers (k, d), h (n,). A center moves by the mean of its members' differences
-    from it: those are small, so sums over many members lose little.
+    bits: of a code; the codebook has 2^bits entries.
+    length: None: codes are of single weights, with one codebook per layer, see `kmeans`. Else of
+      pieces of so many weights, see `product_kmeans`; where that does not divide a layer's
+      inputs, the largest number below that does.
+    gradient_of: "sum" of the members' gradients as published (recalled): thousands of weights take
+      steps thousands of times longer, unless the optimizer is one that normalizes them, as Adam.
+      "mean" takes steps as long as those of free weights.
     """
 
-    def step(_, centers):
-        codes = assign(x, centers)
-        total = jnp.zeros(len(centers)).at[codes].add(h)[:, None]
-        moves = jnp.zeros_like(centers).at[codes].add(h[:, None] * (x - centers[codes]))
-        return jnp.where(total > 0, centers + moves / jnp.where(total > 0, total, 1), centers)
+    bits: int = 5
+    length: int | None = None
+    gradient_of: Literal["sum", "mean"] = "sum"
 
-    centers = lax.fori_loop(0, iterations, step, centers)
-    return centers, assign(x, centers)
+    sources = ("han2016deep", "gong2014compressing")
+
+    def __post_init__(self) -> None:
+        _check(self.bits, 1 if self.length is None else self.length)
+        if self.gradient_of not in ("sum", "mean"):
+            raise ValueError(f"unknown gradient_of {self.gradient_of!r}: sum or mean")
+
+    def describe(self) -> str:
+        """A short text for tables."""
+        of = "weights" if self.length is None else f"pieces of {self.length} weights"
+        return f"{2**self.bits} shared {of}, trained"
+
+    def init(self, w: jax.Array, steps: int) -> jax.Array:
+        """Each weight's code, its place in the codebook, int32; 0 before the first step."""
+        return jnp.zeros(w.shape, jnp.int32)
+
+    def project(
+        self, w: jax.Array, state: jax.Array, step: jax.Array, steps: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Quantizes before step 0."""
+
+        def assign():
+            found = self.quantized(w)
+            return found.weights.astype(w.dtype), found.codes.astype(jnp.int32)
+
+        return lax.cond(step == 0, assign, lambda: (w, state))
+
+    def gradient(self, g: jax.Array, w: jax.Array, state: jax.Array) -> jax.Array:
+        """See `share`."""
+        return share(g, state, self._numbers(w), mean=self.gradient_of == "mean")
+
+    def quantized(self, w: jax.Array) -> Shared:
+        """The codebook that a weight begins with."""
+        if self.length is None:
+            return kmeans(w, 2**self.bits)
+        return product_kmeans(w, self.bits, _fitting(w, self.length))
+
+    def _numbers(self, w: jax.Array) -> int:
+        """Of the codebook, or of those of all places together."""
+        return 2**self.bits * (1 if self.length is None else w.size // w.shape[-1])
 
 
-def _nearest_scalar(x, centers) -> jax.Array:
-    """For ascending centers, (k, 1): a binary search for the middle between two of them."""
-    c = centers[:, 0]
-    return jnp.searchsorted(c[:-1] + (c[1:] - c[:-1]) / 2, x[:, 0])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResidualWeights(Constraint):
+    """Weights in full precision that are evaluated and shipped after residual quantization.
 
-
-def _distances(x, centers) -> jax.Array:
-    """Squared, (n, k): as sums of squares, which cannot be negative."""
-    return jnp.sum((x[:, None] - centers) ** 2, axis=-1)
-
-
-def _nearest(x, centers) -> jax.Array:
-    return jnp.argmin(_distances(x, centers), axis=1)
-
-
-def _farthest(x, centers) -> jax.Array:
-    """Of each center's members, the first of those farthest from it; without members, itself."""
-    d, k, n = _distances(x, centers), len(centers), len(x)
-    codes, d = jnp.argmin(d, axis=1), jnp.min(d, axis=1)
-    most = jnp.zeros(k).at[codes].max(d)
-    first = jnp.full(k, n).at[codes].min(jnp.where(d == most[codes], jnp.arange(n), n))
-    return jnp.where((first < n)[:, None], x[jnp.minimum(first, n - 1)], centers)
-
-
-def _pieces(w: jax.Array, length: int) -> jax.Array:
-    """A kernel as (output channel, place, length)."""
-    inputs, outputs = w.size // w.shape[-1], w.shape[-1]
-    if inputs % length:
-        raise ValueError(f"pieces of {length} do not divide {inputs} inputs: choose a divisor")
-    return w.reshape(inputs, outputs).T.reshape(outputs, inputs // length, length)
-
-
-def _kernel(pieces: jax.Array, w: jax.Array) -> jax.Array:
-    """The inverse of `_pieces`, in the shape of `w`."""
-    return pieces.reshape(w.shape[-1], -1).T.reshape(w.shape)
-
-
-def shared_rate(weights: int, k: int, *, width: int = 32) -> float:
-    """How many times smaller n weights with k shared values are: n b / (n log2 k + k b).
-
-    Codes of log2 k bits and a codebook of k values, beside n values of b = `width` bits
-    [han2016deep] (recalled).
+    Nothing is trained at the quantized weights, see `residual_kmeans` [gong2014compressing]
+    (recalled). bits, length: of a code, and of the piece of weights that it stands for, as in
+    `SharedWeights`.
     """
-    return weights * width / (weights * math.log2(k) + k * width)
+
+    bits: int = 4
+    length: int = 4
+    stages: int = 2
+
+    sources = ("gong2014compressing",)
+
+    def __post_init__(self) -> None:
+        _check(self.bits, self.length)
+        if self.stages < 1:
+            raise ValueError(f"stages must be at least 1, not {self.stages}")
+
+    def describe(self) -> str:
+        """A short text for tables."""
+        return f"{self.stages} stages of {2**self.bits} pieces of {self.length} weights"
+
+    def deploy(self, w: jax.Array, state: tuple) -> jax.Array:
+        """The sum of one piece per stage."""
+        return residual_kmeans(w, self.bits, _fitting(w, self.length), self.stages)
 
 
-def product_bits(k: int, pieces: int, inputs: int) -> float:
-    """Bits per weight of the codes of product quantization: log2(k) s / n, for s pieces of the n
-    inputs of a channel [gong2014compressing] (recalled). Codebooks come on top: see `product_rate`.
-    """
-    return math.log2(k) * pieces / inputs
+def _check(bits: int, length: int) -> None:
+    if not 1 <= bits <= 12:
+        raise ValueError(f"bits must be 1 to 12, not {bits}")
+    if length < 1:
+        raise ValueError(f"length must be at least 1, not {length}")
 
 
-def product_rate(inputs: int, outputs: int, k: int, pieces: int, *, width: int = 32) -> float:
-    """How many times smaller an (inputs, outputs) kernel is, codebooks of k pieces included."""
-    codes = product_bits(k, pieces, inputs) * inputs * outputs
-    return inputs * outputs * width / (codes + k * inputs * width)
+def _fitting(w: jax.Array, length: int) -> int:
+    inputs = w.size // w.shape[-1]
+    return next(n for n in range(min(length, inputs), 0, -1) if inputs % n == 0)
 
 
-def residual_rate(
-    inputs: int, outputs: int, k: int, length: int, stages: int, *, width: int = 32
-) -> float:
-    """How many times smaller it is with `stages` codebooks, each of k pieces of `length`."""
-    weights = inputs * outputs
-    codes = stages * math.log2(k) * weights / length
-    return weights * width / (codes + stages * k * length * width)
+NOT_BUILT = {
+    "hessian_kmeans": "it needs the loss's curvature, which a constraint on the weights does not"
+    " see; clusters.kmeans(w, k, h) is its codebook",
+    "entropy_kmeans": "its codes cost their entropy, by a multiplier that is not known",
+    "q_cnn": "it minimizes the error of each layer's response, with activations of many examples",
+}
+
+METHODS = (
+    Method(
+        name="kmeans",
+        title="Trained k-means quantization, as in deep compression",
+        source="han2016deep",
+        technique="vector quantization",
+        codebook="adaptive",
+        targets=("weight",),
+        places=lambda bits, _: {"weight": SharedWeights(bits=bits or 5)},
+        start="pretrained",
+        master=False,
+        estimator="the gradient of a shared value is the sum of its members'",
+        uncertain="recalled; without the pruning before it and the Huffman code after it",
+        weight_bits=(5, 8, 4, 3, 2),
+    ),
+    Method(
+        name="pq",
+        title="Product quantization",
+        source="gong2014compressing",
+        technique="vector quantization",
+        codebook="adaptive",
+        targets=("weight",),
+        places=lambda bits, _: {"weight": SharedWeights(bits=4, length=4 // (bits or 2))},
+        start="pretrained",
+        master=False,
+        estimator="the gradient of a shared number is the sum of its members'",
+        uncertain="recalled; the source does not train after quantizing, here codebooks of 16"
+        " pieces are trained on as those of k-means are",
+        weight_bits=(2, 1, 4),
+    ),
+    Method(
+        name="rvq",
+        title="Residual quantization",
+        source="gong2014compressing",
+        technique="vector quantization",
+        codebook="adaptive",
+        targets=("weight",),
+        places=lambda bits, _: {"weight": ResidualWeights(stages=bits or 2)},
+        start="pretrained",
+        master=True,
+        estimator="none: quantized after training alone",
+        uncertain="recalled; of pieces of 4 weights, with 16 per stage, a choice made here",
+        weight_bits=(2, 1, 4),
+    ),
+)
