@@ -2,10 +2,12 @@
 
     python scripts/sweep.py wang2018fp8                  # 6 variants x 3 seeds, about 15 minutes
     python scripts/sweep.py wang2018fp8 --seeds 0 --only full float32
+    python scripts/sweep.py guo2018survey --out results  # all methods of the zoo, in one table
     python scripts/figures.py wang2018fp8                # draws what this wrote
 
 Rows go to paper_figs/results/RECIPE/ablations.jsonl, one per run, as each run ends; a run that is
-there already, from the same configuration, is not repeated.
+there already, from the same configuration, is not repeated. Float32 runs that others begin with are
+trained once per seed.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ import dataclasses  # noqa: E402
 import json  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
+import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import tyro  # noqa: E402
 
 from qtrain import recipes  # noqa: E402
-from qtrain.recipes.base import Recipe, baseline  # noqa: E402
+from qtrain.recipes.base import Recipe, baseline, changed  # noqa: E402
 from qtrain.recipes.config import from_json, to_json  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent.parent / "paper_figs" / "results"
@@ -47,16 +50,21 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     only: tuple[str, ...] = ()
     """Names of the variants to run; default: all."""
-    model: str | None = None
+    model: tuple[str, ...] = ()
+    """One model or several, in place of the recipe's own."""
     data: str | None = None
     data_dir: Path | None = None
     epochs: int | None = None
+    """Of each run itself; those before it keep theirs."""
     out: Path | None = None
-    """File of the results; default: paper_figs/results/RECIPE/ablations.jsonl."""
+    """File of the results (.jsonl), or a folder for RECIPE.jsonl; default:
+    paper_figs/results/RECIPE/ablations.jsonl."""
+    starts: Path = Path("runs") / "starts"
+    """Folder of the runs that others begin with."""
 
 
 def variants(options: Options) -> dict[str, Recipe]:
-    """The recipe's ablations by name, and float32.
+    """The recipe's ablations by name, and float32; with several models, "MODEL: NAME".
 
     Raises:
       ValueError: the recipe has none, or `only` names one that does not exist.
@@ -64,16 +72,19 @@ def variants(options: Options) -> dict[str, Recipe]:
     module = recipes.get(options.recipe)
     if not hasattr(module, "ABLATIONS"):
         raise ValueError(f"{options.recipe} has no ablations to sweep over")
-    given = ("model", "data", "epochs")
-    changes = {n: v for n in given if (v := getattr(options, n)) is not None}
-    found = {
-        name: dataclasses.replace(module.recipe(chosen), **changes)
-        for name, chosen in module.ABLATIONS.items()
-    }
+    changes = {n: v for n in ("data", "epochs") if (v := getattr(options, n)) is not None}
+    found = {name: module.recipe(chosen) for name, chosen in module.ABLATIONS.items()}
     found["float32"] = baseline(next(iter(found.values())))
     if unknown := [name for name in options.only if name not in found]:
         raise ValueError(f"no variant {', '.join(unknown)}: choose from {', '.join(found)}")
-    return {name: r for name, r in found.items() if not options.only or name in options.only}
+    chosen = {name: r for name, r in found.items() if not options.only or name in options.only}
+    models = [{"model": m} for m in options.model] or [{}]
+    several = len(models) > 1
+    return {
+        f"{model['model']}: {name}" if several else name: changed(recipe, **changes, **model)
+        for model in models
+        for name, recipe in chosen.items()
+    }
 
 
 def main(options: Options) -> None:
@@ -84,29 +95,55 @@ def main(options: Options) -> None:
     """
     from qtrain.train.data import load
 
-    out = options.out or RESULTS / options.recipe / "ablations.jsonl"
-    chosen = variants(options)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.open("a", encoding="utf-8").close()  # before hours of training, not after
-    except OSError as error:
-        raise OSError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    out, chosen = _file(options), variants(options)
     dataset = load(next(iter(chosen.values())).data, options.data_dir)
     done = {(row["variant"], row["seed"]): row for row in _rows(out)}
+    todo = []
     for seed in options.seeds:
         for name, recipe in chosen.items():
             before = done.get((name, seed))
             if before is not None and from_json(before["recipe"]) == recipe:
                 print(f"{name}, seed {seed}: {_percent(before)} (already in {out.name})")
-                continue
-            row = _train(name, recipe, dataset, seed)
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{name}, seed {seed}: {_percent(row)}", flush=True)
+            else:
+                todo.append((name, recipe, seed))
+    begin = time.monotonic()
+    for number, (name, recipe, seed) in enumerate(todo, start=1):
+        row = _train(name, recipe, dataset, seed, options.starts)
+        with out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        done[name, seed] = row
+        left = (time.monotonic() - begin) / number * (len(todo) - number)
+        print(f"{name}, seed {seed}: {_percent(row)}  [{number} of {len(todo)}, about"
+              f" {-(-left // 60):.0f} min left]", flush=True)  # fmt: skip
+    _show(chosen, options.seeds, done)
     print(f"results in {out}")
 
 
-def _train(name: str, recipe: Recipe, dataset, seed: int) -> dict:
+def _file(options: Options) -> Path:
+    """Where the rows go; it can be written, or an error says so before hours of training."""
+    out = options.out or RESULTS / options.recipe / "ablations.jsonl"
+    if out.suffix != ".jsonl":
+        out = out / f"{options.recipe}.jsonl"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise OSError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    return out
+
+
+def _show(chosen: dict[str, Recipe], seeds: tuple[int, ...], done: dict) -> None:
+    """One table of all runs: mean over the seeds, and each of them."""
+    width = max(map(len, chosen))
+    for name in chosen:
+        found = [done[name, seed]["accuracy"] for seed in seeds]
+        kept = [100 * a for a in found if a is not None]
+        mean = f"{sum(kept) / len(kept):6.2f} %" if kept else " stopped"
+        each = "  ".join("stopped" if a is None else f"{100 * a:.2f}" for a in found)
+        print(f"{name:<{width}}  {mean}  ({each})")
+
+
+def _train(name: str, recipe: Recipe, dataset, seed: int, starts: Path) -> dict:
     """One run, as one row."""
     from qtrain.train import metrics
     from qtrain.train.loop import NotFinite, Settings, fit
@@ -115,20 +152,23 @@ def _train(name: str, recipe: Recipe, dataset, seed: int) -> dict:
     folder = Path(tempfile.mkdtemp(prefix="sweep-"))
     try:
         try:
-            result = fit(recipe, dataset, Settings(folder=folder, seed=seed))
+            result = fit(recipe, dataset, Settings(folder=folder, seed=seed, starts=starts))
             if result.interrupted:
                 raise KeyboardInterrupt
             outcome = {"accuracy": result.accuracy, "loss": result.loss, "skipped": result.skipped,
                        "step_seconds": result.step_seconds}  # fmt: skip
+            if result.before is not None:
+                outcome["loss_before"], outcome["accuracy_before"] = result.before
         except NotFinite as error:  # an ablation may fail: that is its result
             print(error, file=sys.stderr)
             outcome = {"accuracy": None, "loss": None, "stopped": str(error)}
-        rows = list(metrics.read(folder / metrics.NAME))
+        record = folder / metrics.NAME  # missing where the run before it stopped
+        rows = list(metrics.read(record)) if record.exists() else [metrics.provenance({})]
         about = {k: v for k, v in rows[0].items() if k not in ("kind", "step", "config")}
         return {
             "variant": name, "seed": seed, **outcome,
-            "curve": [[r["step"], r["accuracy"]] for r in rows if r["kind"] == "eval"],
-            "train_loss": [[r["step"], r["loss"]] for r in rows if r["kind"] == "train"][::10],
+            "curve": [[r["step"], r["accuracy"]] for r in rows if r.get("kind") == "eval"],
+            "train_loss": [[r["step"], r["loss"]] for r in rows if r.get("kind") == "train"][::10],
             "recipe": to_json(recipe), **about,
         }  # fmt: skip
     finally:

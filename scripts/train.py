@@ -237,8 +237,10 @@ def _merged(recipe: Any, run: Run) -> Any:
 
 def _changed(recipe: Any, run: Run) -> Any:
     """The recipe with what the command line says about model, data and schedule."""
+    from qtrain.recipes import base
+
     changes = {name: v for name in CHANGES if (v := getattr(run, name)) is not None}
-    return dataclasses.replace(recipe, optimizer=_optimizer(recipe.optimizer, run), **changes)
+    return base.changed(recipe, optimizer=_optimizer(recipe.optimizer, run), **changes)
 
 
 def _optimizer(settings: Any, run: Run) -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 KEYS = (
-    "wang2018fp8", "sakr2019accumulation", "banner2018scalable", "hou2019analysis", "float32",
+    "wang2018fp8", "sakr2019accumulation", "banner2018scalable", "hou2019analysis",
+    "guo2018survey", "float32",
 )  # fmt: skip
 
 

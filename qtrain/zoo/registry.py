@@ -16,11 +16,9 @@ from qtrain.zoo import (
     exchanged,
     half_wave,
     incremental,
-    iterative,
     loss_aware,
     lq_nets,
     lr_nets,
-    multi_bit,
     pact,
     qil,
     qnn,
@@ -34,8 +32,8 @@ from qtrain.zoo import (
 from qtrain.zoo.method import Method
 
 FAMILIES = (
-    binary, xnor, abc_net, multi_bit, ternary, syq, loss_aware, relaxed, uniform, dorefa, qnn, pact,
-    half_wave, balanced, lq_nets, qil, incremental, iterative, vector, lr_nets, exchanged,
+    binary, xnor, abc_net, ternary, syq, loss_aware, relaxed, uniform, dorefa, qnn, pact,
+    half_wave, balanced, lq_nets, qil, incremental, vector, lr_nets, exchanged,
 )  # fmt: skip
 METHODS: dict[str, Method] = {m.name: m for family in FAMILIES for m in family.METHODS}
 NOT_BUILT: dict[str, str] = dict(
