@@ -57,9 +57,9 @@ class SampleError:
 
         u = g / (2 m) + 1/2 + noise,   g' = 2 m (q_k(clip(u, 0, 1)) - 1/2)
 
-    [zhou2016dorefa, code]. The noise is uniform and one step wide, so this is stochastic rounding to one of the two
-    neighbouring levels, and the mean is g up to the ends: what the clip cuts off would have
-    rounded to the same end. An example of zeros stays so; one that is not finite becomes NaN.
+    [zhou2016dorefa, code]. The noise is uniform and one step wide, so this is stochastic rounding
+    to one of the two neighbouring levels, and the mean is g up to the ends: what the clip cuts off
+    would have rounded to the same end. An example of zeros stays so; one that is not finite becomes NaN.
     """
 
     bits: int = 6
