@@ -45,7 +45,7 @@ def transform_signed(
 
 @jax.custom_jvp
 def _power(u, gamma):
-    """u^gamma, 0 <= u <= 1; d/du takes u as LEAST_U at least, d/dgamma = u^gamma ln u is 0 at 0."""
+    """u^gamma, 0 <= u <= 1; LEAST_U bounds u in gamma u^(gamma - 1) and in u^gamma ln u, 0 at 0."""
     return u**gamma
 
 
@@ -53,8 +53,8 @@ def _power(u, gamma):
 def _(primals, tangents):
     u, gamma = primals
     value, kept = u**gamma, jnp.maximum(u, LEAST_U)
-    by_gamma = jnp.where(u == 0, 0.0, value * jnp.log(jnp.where(u == 0, 1.0, u)))
-    return value, gamma * kept ** (gamma - 1) * tangents[0] + by_gamma * tangents[1]
+    by_u, by_gamma = gamma * kept ** (gamma - 1), value * jnp.log(kept)
+    return value, by_u * tangents[0] + by_gamma * tangents[1]
 
 
 def discretize(v: jax.Array, q: int) -> jax.Array:

@@ -8,6 +8,7 @@ normalization has to follow the layer.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import nnx
 
 from qtrain.nn import Learned
 from qtrain.zoo.interval import discretize, guarded, positive, transform, transform_signed
+from qtrain.zoo.method import Method
 
 REACH = 99  # percentile of the values that an interval starts by
 
@@ -143,3 +145,32 @@ class ActivationInterval(_Interval):
         c, d = guarded(self.c[...], self.d[...])
         v = transform(x.astype(jnp.float32), c, d)
         return discretize(v, self.settings.q).astype(x.dtype)
+
+
+def _places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
+    """Settings by place; gamma is learned at 2 bits only, as a third party's quantizer does."""
+    found: dict[str, Any] = {}
+    if bits is not None:
+        found["weight"] = IntervalWeight(bits=bits, learn_gamma=bits == 2)
+    if activation_bits is not None:
+        found["activation"] = IntervalActivation(bits=activation_bits)
+    return found
+
+
+METHODS = (
+    Method(
+        name="qil",
+        title="Learned quantization intervals",
+        source="jung2019qil",
+        technique="learned",
+        codebook="adaptive",
+        targets=("weight", "activation"),
+        places=_places,
+        start="pretrained",
+        estimator="that of the interval's transformer; zero outside of the interval",
+        uncertain="first intervals are ours, the paper's are not known; that gamma is learned at 2"
+        " bits only is a third party's default",
+        weight_bits=(4, 5, 3, 2),
+        activation_bits=(4, 5, 3, 2),
+    ),
+)
