@@ -42,8 +42,8 @@ def logits(params, ids):
         size = np.abs(rows[letters]) + np.abs(bias) + np.abs(h) @ np.abs(recurrent)
         dz = (width + 3) * UNIT * size + dh @ np.abs(recurrent)
         i, f, g, o = np.split(z, 4, axis=1)
-        di, df, dg, do = (d * k + FUNCTION for d, k in zip(np.split(dz, 4, 1), (0.25, 0.25, 1, 0.25),
-                                                         strict=True))  # fmt: skip
+        slopes = zip(np.split(dz, 4, axis=1), (0.25, 0.25, 1, 0.25), strict=True)
+        di, df, dg, do = (slope * d + FUNCTION for d, slope in slopes)
         i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
         dc = f * dc + np.abs(c) * df + i * dg + np.abs(g) * di
         dc += 2 * UNIT * (np.abs(f * c) + np.abs(i * g))

@@ -7,6 +7,7 @@ import numpy as np
 from qtrain.recipes import wang2018fp8
 from qtrain.recipes.base import Momentum, Recipe, baseline
 from qtrain.train.data import Dataset
+from qtrain.train.text import Text, windows
 
 
 def dataset(train: int = 96, test: int = 20) -> Dataset:
@@ -25,6 +26,14 @@ def dataset(train: int = 96, test: int = 20) -> Dataset:
         name="tiny", train_x=images(y), train_y=y, test_x=images(test_y), test_y=test_y,
         num_classes=10, mean=(0.25,), std=(0.15,),
     )  # fmt: skip
+
+
+def text(train: int = 96, test: int = 20, length: int = 8) -> Text:
+    """So many windows of sentences of few words in an order that is hard to tell."""
+    words = np.random.default_rng(7).choice(["a", "cat", "sat", "on", "the", "mat."], 1000)
+    prose = " ".join(words)
+    cut = train * length + 1
+    return windows("tiny text", prose[:cut], prose[cut : cut + test * length + 1], length)
 
 
 def fp8(**changes) -> Recipe:
