@@ -65,7 +65,7 @@ def discretize(v: jax.Array, q: int) -> jax.Array:
     """
 
     def rounded(v):
-        # a divisor that is no constant: XLA would multiply by its inverse, but only under jit
+        # a divisor that is no constant: XLA would multiply by its inverse
         return jnp.round(v * q) / jnp.where(v == v, jnp.float32(q), 1.0)
 
     return straight_through(rounded, v, clip=(-1.0, 1.0))
