@@ -63,7 +63,7 @@ def outcome(recipe: Recipe, dataset: Dataset | Text, results: Sequence[Result]) 
     for r in results:
         speed = "" if r.step_seconds is None else f"{1e3 * r.step_seconds:.1f}"
         compiled = "" if r.compile_seconds is None else f"{r.compile_seconds:.1f} s"
-        bits = [f"{r.loss / math.log(2):.4f}"] if isinstance(dataset, Text) else []
+        bits = [f"{_bits(r):.4f}"] if isinstance(dataset, Text) else []
         table.add_row(
             r.key, f"{_percent(r):.2f} %", f"{r.loss:.4f}", *bits, speed, compiled, str(r.skipped),
         )  # fmt: skip
@@ -73,3 +73,8 @@ def outcome(recipe: Recipe, dataset: Dataset | Text, results: Sequence[Result]) 
 def _percent(result: Result) -> float:
     """Test accuracy in percent; NaN before the first evaluation."""
     return float("nan") if result.accuracy is None else 100 * result.accuracy
+
+
+def _bits(result: Result) -> float:
+    """Test loss in bits; NaN before the first evaluation."""
+    return float("nan") if result.loss is None else result.loss / math.log(2)
