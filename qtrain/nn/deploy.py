@@ -31,8 +31,8 @@ def deploy(model: Model) -> Model:
         becomes narrow where the quantizer finds the same codes and scale in the narrow weight.
 
     Raises:
-      ValueError: a weight's quantizer draws random bits; a masked layer, or one that computes
-        in another type than float32.
+      ValueError: a weight's quantizer draws random bits in evaluation; a masked layer, or one
+        that computes in another type than float32.
     """
     model = nnx.clone(model)
     model.eval()
@@ -51,13 +51,14 @@ def _deploy_layer(path: str, layer: Any, name: str, hook: Any) -> None:
     kernel = _kernel(path, layer)
     if hasattr(module, "deploy"):
         narrow = module.deploy(kernel)
-    elif config.rhs.needs_key:
-        raise ValueError(
-            f"{path}: {config.rhs.describe()} draws its weights anew in each call, so there are none"
-            " to deploy: only a quantizer without random bits can be applied once"
-        )
     else:
-        narrow = (config.rhs if module is None else module)(kernel)
+        quantizer = config.rhs if module is None else module
+        narrow = quantizer(kernel, jax.random.key(0))
+        if config.rhs.needs_key and not _same(narrow, quantizer(kernel, jax.random.key(1))):
+            raise ValueError(
+                f"{path}: {config.rhs.describe()} draws its weights anew in each call, so there are"
+                " none to deploy: only a quantizer without random bits can be applied once"
+            )
     if config.integer and config.lhs is not None and name == "dot_general":
         if not _found_again(config.rhs, kernel, narrow):
             return
@@ -79,9 +80,13 @@ def _kernel(path: str, layer: Any) -> jax.Array:
 
 def _found_again(quantizer: Any, wide: jax.Array, narrow: jax.Array) -> bool:
     """Whether the quantizer makes the same of its own result, with the same scale."""
-    same = lambda a, b: np.array_equal(*(np.asarray(x).view(np.uint32) for x in (a, b)))  # noqa: E731
     scales = [integer.scale_of(quantizer, w) for w in (wide, narrow)]
-    return same(*scales) and same(quantizer(narrow), narrow)
+    return _same(*scales) and _same(quantizer(narrow), narrow)
+
+
+def _same(a: jax.Array, b: jax.Array) -> bool:
+    """Whether two float32 arrays have the same bits."""
+    return np.array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))
 
 
 def _without_weight(hook: Any) -> Any:
