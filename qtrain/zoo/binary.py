@@ -100,10 +100,11 @@ class BinaryConnect(Constraint):
 
     def deploy(self, w: jax.Array, state: Any) -> jax.Array:
         """The wide weights after the last step."""
+        dtype = w.dtype
         if self.scaled:
             w = state + (w - state) * (1 / _glorot(w.shape))
         h = self.limit(w.shape)
-        return jnp.clip(w, -h, h)
+        return jnp.clip(w, -h, h).astype(dtype)
 
     def describe(self) -> str:
         """A short text for tables."""

@@ -29,7 +29,8 @@ class BWN(Constraint):
                weights lose their mean over input channels and are clipped to [-1, 1]
                [rastegari2016xnor, code]
 
-    Both leave out that alpha depends on the other weights. The code has sign(0) = 0, here it is 1.
+    Of alpha's dependence on the weights, both keep the weight's own share, 1 / n. The code has
+    sign(0) = 0, here it is 1.
     """
 
     rule: Literal["printed", "code"] = "printed"
@@ -82,12 +83,14 @@ class BWN(Constraint):
 class XNOR(BWN):
     """A layer on signs of both operands: (sign(x) * sign(W)) K alpha [rastegari2016xnor].
 
-    Weights are those of `BWN`, inputs those of `Sign`; for neither is there a quantizer of its
-    own to give. K, one number per output position, is the mean magnitude of what the kernel sees
+    Weights are those of `BWN`, inputs those of `Sign`, whose signs are all +1 after a ReLU: the
+    order of layers is normalization, XNOR, pooling. There is no activation quantizer to give
+    beside it. K, one number per output position, is the mean magnitude of what the kernel sees
     there, padding counted as zeros; without `input_scale` it is left out, as in the source's code.
 
     Recalled, but for the code. Uncertain: K passes no gradient here. alpha is multiplied into the
-    signs before they are summed, so sums are rounded, where bit counts would be exact.
+    signs before they are summed, so sums are rounded, where bit counts would be exact. The code's
+    gate for inputs is open, 1{|x| < 1}.
     """
 
     input_scale: bool = True
