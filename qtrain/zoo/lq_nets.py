@@ -81,26 +81,26 @@ class Basis(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Rounds a float array, whose last axis is the channels."""
-        v, codes = self.v[...], self.settings.codes
-        levels, order = sorted_levels(v, codes)
+        v = self.v[...]
+        levels, codes = sorted_levels(v, self.settings.codes)
         top = jnp.inf if self.settings.signed else levels[-1]
         y = straight_through(lambda x: rounded(x, levels), x, clip=(-jnp.inf, top))
         if not self.use_running_average:
             columns = lax.stop_gradient(x).astype(jnp.float32).reshape(-1, v.shape[1])
-            new = least_squares(columns, v, levels, codes[order])
+            new = least_squares(columns, v, levels, codes)
             self.v[...] = KEPT * v + (1 - KEPT) * new
         return y
 
 
 def sorted_levels(v: jax.Array, codes: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Levels b v of a basis (bits, channels), ascending, and the index of each one's code: both
-    (2^bits, channels).
+    """Levels b v of a basis (bits, channels), ascending along (2^bits, channels), and the code b of
+    each, (2^bits, channels, bits).
     """
     levels = jnp.zeros((len(codes), v.shape[1]), jnp.float32)
     for i, row in enumerate(v):
         levels = levels + codes[:, i, None] * row
     order = jnp.argsort(levels, axis=0)
-    return jnp.take_along_axis(levels, order, axis=0), order
+    return jnp.take_along_axis(levels, order, axis=0), jnp.asarray(codes)[order]
 
 
 def thresholds(levels: jax.Array) -> jax.Array:

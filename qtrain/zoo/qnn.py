@@ -68,8 +68,8 @@ class PowerOfTwo:
 def nearest_exponent(x: jax.Array) -> jax.Array:
     """round(log2 x), int32, of positive normal float32 numbers; at most 127."""
     mantissa, exponent = jnp.frexp(x)
-    # no float32 number is the root of 1/2, so there are no ties
-    return jnp.minimum(exponent - (mantissa < np.float32(np.sqrt(0.5))), 127)
+    # no ties: the float32 number nearest to the root of 1/2 is below it
+    return jnp.minimum(exponent - (mantissa <= np.float32(np.sqrt(0.5))), 127)
 
 
 def _places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
