@@ -23,11 +23,14 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "alexnet": AlexNet,
     "char_lstm": CharLstm,
 }
-WIDENED = ("small_cnn", "small_cnn_bn", "resnet20", "resnet32")  # have a `width`
+CHANGED = {  # the models that have
+    "width": ("small_cnn", "small_cnn_bn", "resnet20", "resnet32"),
+    "signed": ("small_cnn_bn", "resnet20", "resnet32"),
+}
 
 __all__ = [
+    "CHANGED",
     "MODELS",
-    "WIDENED",
     "AlexNet",
     "CharLstm",
     "CifarResNet",
@@ -40,21 +43,31 @@ __all__ = [
 
 
 def create(
-    name: str, *, num_classes: int, in_shape: tuple[int, ...], rngs: nnx.Rngs, width: int = 1
+    name: str,
+    *,
+    num_classes: int,
+    in_shape: tuple[int, ...],
+    rngs: nnx.Rngs,
+    width: int = 1,
+    signed: bool = False,
 ) -> nnx.Module:
     """A model by name, for images of `in_shape` (height, width, channels), or for windows of text
-    of `in_shape` (characters,). `width` multiplies the channels of its hidden layers.
+    of `in_shape` (characters,).
+
+    `width` multiplies the channels of its hidden layers. `signed` puts hard tanh in place of ReLU,
+    and pools before the normalization: the sign of what the next layer sees then tells something.
 
     Raises:
-      ValueError: no such model, names the nearest ones; or it does not read such inputs, or comes
-        in one width only.
+      ValueError: no such model, names the nearest ones; or it does not read such inputs, or has
+        only one width or nonlinearity.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list(MODELS)
         raise ValueError(f"unknown model {name!r}: did you mean {' or '.join(near)}?")
     if len(in_shape) == 1 and name != "char_lstm":
         raise ValueError(f"{name} does not read text: --model char_lstm does")
-    if width > 1 and name not in WIDENED:
-        raise ValueError(f"{name} comes in one width: {', '.join(WIDENED)} can be widened")
-    wide = {"width": width} if width > 1 else {}
-    return MODELS[name](num_classes=num_classes, in_shape=in_shape, rngs=rngs, **wide)
+    changes = {**({"width": width} if width > 1 else {}), **({"signed": True} if signed else {})}
+    for change, value in changes.items():
+        if name not in CHANGED[change]:
+            raise ValueError(f"{name} has no {change} {value}: {', '.join(CHANGED[change])} have")
+    return MODELS[name](num_classes=num_classes, in_shape=in_shape, rngs=rngs, **changes)

@@ -18,9 +18,17 @@ class Block(nnx.Module):
     """
 
     def __init__(
-        self, c_in: int, c_out: int, stride: int, *, pad_shortcut: bool = False, rngs: nnx.Rngs
+        self,
+        c_in: int,
+        c_out: int,
+        stride: int,
+        *,
+        pad_shortcut: bool = False,
+        signed: bool = False,
+        rngs: nnx.Rngs,
     ):
-        """`stride` is that of the first convolution."""
+        """`stride` is that of the first convolution; `signed`: hard tanh in place of ReLU."""
+        self.act = nnx.hard_tanh if signed else nnx.relu
         self.conv1 = _CONV(c_in, c_out, strides=stride, rngs=rngs)
         self.norm1 = nnx.BatchNorm(c_out, rngs=rngs)
         self.conv2 = _CONV(c_out, c_out, rngs=rngs)
@@ -35,9 +43,9 @@ class Block(nnx.Module):
 
     def __call__(self, x):
         """(N, H, W, c_in) to (N, H / stride, W / stride, c_out)."""
-        y = nnx.relu(self.norm1(self.conv1(x)))
+        y = self.act(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
-        return nnx.relu(y + self._shortcut(x))
+        return self.act(y + self._shortcut(x))
 
     def _shortcut(self, x):
         if self.shortcut is not None:
@@ -61,10 +69,12 @@ class CifarResNet(nnx.Module):
         in_shape: tuple[int, int, int],
         rngs: nnx.Rngs,
         width: int = 1,
+        signed: bool = False,
     ):
-        """`depth` is 6n + 2 layers; `width` multiplies the hidden channels."""
+        """`depth` is 6n + 2 layers; `width` multiplies the hidden channels; `signed`: hard tanh."""
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth must be 6n + 2 (20, 32, 44, ...), not {depth}")
+        self.act = nnx.hard_tanh if signed else nnx.relu
         c_in = 16 * width
         self.stem = _CONV(in_shape[-1], c_in, rngs=rngs)
         self.stem_norm = nnx.BatchNorm(c_in, rngs=rngs)
@@ -72,14 +82,16 @@ class CifarResNet(nnx.Module):
             blocks = []
             for i in range((depth - 2) // 6):
                 stride = 2 if stage > 1 and i == 0 else 1
-                blocks.append(Block(c_in, c_out, stride, pad_shortcut=True, rngs=rngs))
+                blocks.append(
+                    Block(c_in, c_out, stride, pad_shortcut=True, signed=signed, rngs=rngs)
+                )
                 c_in = c_out
             setattr(self, f"stage{stage}", nnx.List(blocks))
         self.head = nnx.Linear(c_in, num_classes, rngs=rngs)
 
     def __call__(self, x):
         """(N, H, W, C) to (N, num_classes) logits."""
-        x = nnx.relu(self.stem_norm(self.stem(x)))
+        x = self.act(self.stem_norm(self.stem(x)))
         for block in (*self.stage1, *self.stage2, *self.stage3):
             x = block(x)
         return self.head(jnp.mean(x, axis=(1, 2)))

@@ -148,6 +148,7 @@ class Recipe:
     optimizer: Momentum | Adam = Momentum()
     start: Recipe | None = None  # the run whose last weights this one begins with
     widen: int = 1  # times the model's channels [mishra2018wrpn]
+    signed: bool = False  # hard tanh in place of the model's ReLU, see `models.create`
     trains: Literal["all", "quantizers"] = "all"  # quantizers: their `nn.Learned` numbers alone
 
     # quantizers, what `stored` lists, or constraints; the first match wins
@@ -262,7 +263,7 @@ def merge(first: Recipe, second: Recipe) -> Recipe:
 
 
 def baseline(recipe: Recipe) -> Recipe:
-    """The same run with every place in float32, at the model's own width.
+    """The same run with every place in float32, and the model as it is by itself.
 
     From random weights, for as many epochs as the run and those before it, by the optimizer of the
     first of them.
@@ -272,7 +273,7 @@ def baseline(recipe: Recipe) -> Recipe:
     while first.start is not None:
         first = first.start
     return dataclasses.replace(
-        recipe, key="float32", integer=False, start=None, widen=1, trains="all",
+        recipe, key="float32", integer=False, start=None, widen=1, signed=False, trains="all",
         epochs=budget(recipe), optimizer=first.optimizer, **nothing,
     )  # fmt: skip
 

@@ -51,7 +51,8 @@ def recipe(options: Options = Options()) -> Recipe:
     if method.start == "pretrained":
         start = Recipe(key="float32", model=MODEL, epochs=EPOCHS // 2, optimizer=SCRATCH)
     return Recipe(
-        key="guo2018survey", model=MODEL, widen=method.widen, start=start,
+        key="guo2018survey", model=MODEL, widen=method.widen, signed=method.signed,
+        start=start,
         epochs=EPOCHS if start is None else EPOCHS - start.epochs,
         optimizer=SCRATCH if start is None else FINE_TUNE,
         weight=_layers(places.get("weight"), options),

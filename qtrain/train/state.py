@@ -72,14 +72,14 @@ def create(
 
     Raises:
       ValueError: unknown model, rules that match no layer, chunks longer than every sum, a wire
-        without a mesh, a start that shares nothing with the model.
+        without a mesh, a start of another model.
     """
     if recipe.wire is not None and mesh is None:
         raise ValueError(f"{recipe.key} exchanges gradients: it needs a mesh, see train.mesh")
     shape = dataset.train_x.shape[1:]
     model = models.create(
         recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed),
-        width=recipe.widen,
+        width=recipe.widen, signed=recipe.signed,
     )  # fmt: skip
     found = _layers(model, recipe, shape, mesh)
     if start is not None:
@@ -134,15 +134,18 @@ def _inherit(model: nnx.Module, start: State) -> None:
     """Gives `model` the numbers of `start` that have the same path and shape, in place.
 
     Raises:
-      ValueError: there are none.
+      ValueError: a kernel of `start` finds none.
     """
     given = [x for tree in (start.params, start.stats) for x in _paths(tree)]
     old = {optim.leaf_path(path): np.asarray(x) for path, x in given}
     state = nnx.state(model, nnx.Not(RoundingKey))
     same = [n for path, x in _paths(state) if (n := optim.leaf_path(path)) in old
             and old[n].shape == x.shape]  # fmt: skip
-    if not same:
-        raise ValueError("the run to begin with has no number of the path and shape of this one's")
+    if alone := [n for n in old if n.endswith("/kernel") and n not in same]:
+        raise ValueError(
+            f"cannot begin with {alone[0]} of shape {old[alone[0]].shape}: this model has no such"
+            " weight"
+        )
 
     def take(path, x):
         name = optim.leaf_path(path)

@@ -36,6 +36,7 @@ class Method:
     weight_bits: tuple[int, ...] = ()  # choices, the default first; ternary counts as 2
     activation_bits: tuple[int, ...] = ()
     widen: int = 1  # layers of the model are so many times wider
+    signed: bool = False  # activations need signs: hard tanh in place of the model's ReLU
 
     def settings(self, bits: int | None = None, activation_bits: int | None = None) -> dict:
         """The settings by place; bits that are not given are the method's own.

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from qtrain import optim
-from qtrain.optim import LossAware, StoredState, narrow, stored
-from qtrain.optim.stored import leaf_path
+from qtrain.optim import LossAware, StoredState, leaf_path, narrow, stored
 
 KEY = jax.random.key(5)
 TERNARY = LossAware(bits=2)

@@ -8,7 +8,8 @@ import pytest
 from qtrain.train import loop
 from scripts import sweep
 
-QUICK = {"recipe": "wang2018fp8", "only": ("float32",), "seeds": (0,), "model": "mlp", "epochs": 1}
+QUICK = {"recipe": "wang2018fp8", "only": ("float32",), "seeds": (0,), "model": ("mlp",),
+         "epochs": 1}  # fmt: skip
 
 
 def rows(path) -> list[dict]:

@@ -95,7 +95,7 @@ def test_weights_stay_on_their_grid(settings):
 def test_rounded_adam_gets_its_settings():
     """One update of the recipe's transformation and of optim.adam, bit for bit.
 
-    Kills: train/optimizer.py: `return optim.adam(rate, **chosen, fmt=` -> `return optim.adam(rate, fmt=`.
+    Kills: train/optimizer.py: `return optim.adam(rate, **chosen,` -> `return optim.adam(rate,`.
     """
     recipe = tiny.fp8(optimizer=ADAM, loss_scale=None, update=Update(fmt="e5m6"))
     rate = optax.cosine_decay_schedule(3e-3, 12)

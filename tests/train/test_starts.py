@@ -1,0 +1,102 @@
+"""Runs that begin with the weights of another run."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from train import tiny
+
+from qtrain.recipes import config
+from qtrain.recipes.base import At, baseline, budget, changed, merge
+from qtrain.train import loop, metrics
+from qtrain.train.loop import Settings, fit
+from qtrain.train.state import create
+
+FIRST = tiny.float32(epochs=1)
+SECOND = dataclasses.replace(tiny.fp8(epochs=1), start=FIRST)
+
+
+def leaves(tree):
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def test_the_first_step_sees_the_last_weights(tmp_path):
+    """Kills: train/loop.py: `start=start` -> `start=None` in the call of `create`."""
+    first = fit(FIRST, tiny.dataset(), Settings(folder=tmp_path / "a", quiet=True))
+    _, state = create(
+        dataclasses.replace(SECOND, update=None), tiny.dataset(), seed=0, steps=6, start=first.final
+    )
+    jax.tree.map(np.testing.assert_array_equal, leaves(state.params), leaves(first.final.params))
+
+
+def test_a_start_is_trained_once(tmp_path, monkeypatch):
+    """By itself, it has the same numbers; two runs share it; the second one only reads it.
+
+    Kills: train/starts.py: `resume=True` -> `resume=False`.
+    """
+    alone = fit(FIRST, tiny.dataset(), Settings(folder=tmp_path / "alone", quiet=True))
+    steps = []
+    advance = loop._Run.advance
+
+    def counted(run):
+        steps.append(run.recipe.key)
+        advance(run)
+
+    monkeypatch.setattr(loop._Run, "advance", counted)
+    settings = Settings(folder=tmp_path / "one", starts=tmp_path / "starts", quiet=True)
+    one = fit(SECOND, tiny.dataset(), settings)
+    assert steps == ["float32"] * 6 + [SECOND.key] * 6
+    other = fit(SECOND, tiny.dataset(), dataclasses.replace(settings, folder=tmp_path / "two"))
+    assert steps[12:] == [SECOND.key] * 6
+    jax.tree.map(
+        np.testing.assert_array_equal, leaves(one.final.params), leaves(other.final.params)
+    )
+    (folder,) = (tmp_path / "starts").iterdir()
+    evals = [[r["loss"] for r in metrics.read(f / metrics.NAME) if r["kind"] == "train"]
+             for f in (folder, tmp_path / "alone")]  # fmt: skip
+    assert evals[0] == evals[1]
+    assert alone.steps == 6
+
+
+def test_interrupted_in_its_start(tmp_path, monkeypatch):
+    """The result is that of the start, which goes on when the run is resumed.
+
+    Kills: train/loop.py: `if before.interrupted:` left out.
+    """
+    settings = Settings(folder=tmp_path, quiet=True)
+    monkeypatch.setattr(loop._Run, "stops", lambda run, asked: run.step == 3)
+    result = fit(SECOND, tiny.dataset(), settings)
+    assert (result.key, result.step, result.interrupted) == ("float32", 3, True)
+    monkeypatch.undo()
+    result = fit(SECOND, tiny.dataset(), dataclasses.replace(settings, resume=True))
+    assert (result.key, result.step) == (SECOND.key, 6)
+
+
+def test_changes_reach_the_runs_before():
+    """Kills: recipes/base.py: `{"start": start, **changes}` -> `changes`."""
+    other = changed(SECOND, model="small_cnn", epochs=9)
+    assert (other.start.model, other.start.epochs, other.epochs) == ("small_cnn", 1, 9)
+    assert budget(other) == 10
+    assert (baseline(other).epochs, baseline(other).start) == (10, None)
+    assert config.from_json(json.loads(json.dumps(config.to_json(other)))) == other
+
+
+def test_a_second_recipe_cannot_bring_a_start():
+    with pytest.raises(ValueError, match="begins with weights of another run: name it first"):
+        merge(tiny.fp8(), dataclasses.replace(tiny.float32(), key="other", start=FIRST))
+
+
+def test_a_start_of_another_model(tmp_path):
+    first = fit(FIRST, tiny.dataset(), Settings(folder=tmp_path, quiet=True))
+    with pytest.raises(ValueError, match=r"cannot begin with head/kernel of shape \(256, 10\)"):
+        create(tiny.float32(model="resnet20"), tiny.dataset(), seed=0, steps=6, start=first.final)
+
+
+def test_stored_and_constrained_do_not_mix():
+    from qtrain.optim import Constraint, LossAware
+
+    weight = (At(".*1", LossAware()), At(".*", Constraint()))
+    with pytest.raises(ValueError, match=r"stores .* narrow and constrains .*: a run can do one"):
+        create(dataclasses.replace(tiny.float32(), weight=weight), tiny.dataset(), seed=0, steps=6)
