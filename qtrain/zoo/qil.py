@@ -36,6 +36,7 @@ class IntervalWeight:
     rate: float = 0.01
 
     sources = ("jung2019qil",)
+    needs_key = False
 
     def __post_init__(self) -> None:
         _check(self.bits, 2, "weights take one for the sign", self.rate)
@@ -66,6 +67,7 @@ class IntervalActivation:
     rate: float = 0.01
 
     sources = ("jung2019qil",)
+    needs_key = False
 
     def __post_init__(self) -> None:
         _check(self.bits, 1, "there is no narrower code", self.rate)
