@@ -49,7 +49,9 @@ def recipe(options: Options = Options()) -> Recipe:
     places = method.settings(options.bits, _activation_bits(method, options))
     start = None
     if method.start == "pretrained":
-        start = Recipe(key="float32", model=MODEL, epochs=EPOCHS // 2, optimizer=SCRATCH)
+        start = Recipe(
+            key="float32", model=MODEL, signed=method.signed, epochs=EPOCHS // 2, optimizer=SCRATCH
+        )
     return Recipe(
         key="guo2018survey", model=MODEL, widen=method.widen, signed=method.signed,
         start=start,

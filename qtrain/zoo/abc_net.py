@@ -156,5 +156,6 @@ METHODS = (
         uncertain="recalled, but for the shifts of weights; first values of v and beta are ours",
         weight_bits=(5, 1, 2, 3, 4),
         activation_bits=(5, 1, 2, 3, 4),
+        signed=True,
     ),
 )

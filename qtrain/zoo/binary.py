@@ -190,5 +190,6 @@ METHODS = (
         places=lambda bits, activation_bits: {"weight": BinaryConnect(), "activation": Sign()},
         estimator="weights identity and clipped, activations hard tanh",
         activation_bits=(1,),
+        signed=True,
     ),
 )

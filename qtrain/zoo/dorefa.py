@@ -59,7 +59,8 @@ class SampleError:
 
     [zhou2016dorefa, code]. The noise is uniform and one step wide, so this is stochastic rounding
     to one of the two neighbouring levels, and the mean is g up to the ends: what the clip cuts off
-    would have rounded to the same end. An example of zeros stays so; one that is not finite becomes NaN.
+    would have rounded to the same end. An example of zeros stays so; one that is not finite becomes
+    NaN.
     """
 
     bits: int = 6

@@ -13,7 +13,7 @@ from qtrain.quantize import Cast
 from qtrain.quantize.estimator import straight_through
 from qtrain.zoo.binary import BinaryConnect, Sign
 from qtrain.zoo.method import Method
-from qtrain.zoo.uniform import check_bits
+from qtrain.zoo.uniform import Filled, check_bits
 
 
 def linear(bits: int) -> Cast:
@@ -77,7 +77,7 @@ def _places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
     assert bits is not None
     assert activation_bits is not None
     return {
-        "weight": BinaryConnect() if bits == 1 else linear(bits),
+        "weight": BinaryConnect() if bits == 1 else Filled(quantizer=linear(bits)),
         "activation": Sign() if activation_bits == 1 else linear(activation_bits),
     }
 
@@ -89,7 +89,9 @@ def _method(**fields: Any) -> Method:
         technique="rounding",
         codebook="fixed",
         estimator="identity inside the range, else 0",
-        uncertain="all of it is recalled; the range of powers of two is ours",
+        uncertain="all of it is recalled; the range of powers of two is ours, and that weights"
+        " begin by filling theirs",
+        signed=True,
         weight_bits=(1, 2, 4, 8),
         activation_bits=(2, 1, 4, 8),
         **fields,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from qtrain.optim import Constraint
 from qtrain.quantize.estimator import straight_through
 from qtrain.zoo.method import Method
 
@@ -81,6 +83,44 @@ class Clipped:
         return f"{self.bits} bits in [{-int(self.signed)}, 1]"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filled(Constraint):
+    """A quantizer of fixed levels in [-1, 1], of weights that fill this range.
+
+    Before the first step the array is divided by its max|w|, and in each step cut to [-1, 1]. Our
+    choice: initial weights of a wide layer would all round to 0. What a layer computes does not
+    depend on the scale of its weights where a normalization follows; elsewhere this is not for it.
+    """
+
+    quantizer: Any
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Those of the quantizer."""
+        return self.quantizer.sources
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a call draws random bits."""
+        return self.quantizer.needs_key
+
+    def __call__(self, w: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Rounds a kernel of any shape."""
+        return self.quantizer(w, key)
+
+    def project(
+        self, w: jax.Array, state: Any, step: jax.Array, steps: int
+    ) -> tuple[jax.Array, Any]:
+        """The filled range at step 0; the cut in all."""
+        most = jnp.max(jnp.abs(w), initial=0)
+        unit = jnp.where((step == 0) & (most > 0), most, 1)
+        return jnp.clip(w / unit, -1, 1), state
+
+    def describe(self) -> str:
+        """A short text for tables."""
+        return f"{self.quantizer.describe()}, range filled"
+
+
 METHODS = (
     Method(
         name="wrpn",
@@ -90,11 +130,11 @@ METHODS = (
         codebook="fixed",
         targets=("weight", "activation"),
         places=lambda bits, activation_bits: {
-            "weight": Clipped(bits=bits, signed=True),
+            "weight": Filled(quantizer=Clipped(bits=bits, signed=True)),
             "activation": Clipped(bits=activation_bits),
         },
         estimator="identity inside the range, else 0",
-        uncertain="all of it is recalled",
+        uncertain="all of it is recalled; that weights begin by filling the range is our choice",
         weight_bits=(4, 2, 3, 8),
         activation_bits=(4, 1, 2, 3, 8),
         widen=2,

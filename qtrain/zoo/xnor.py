@@ -159,5 +159,6 @@ METHODS = (
         uncertain="recalled; whether the input scale K passes a gradient is not known: here, not",
         weight_bits=(1,),
         activation_bits=(1,),
+        signed=True,
     ),
 )

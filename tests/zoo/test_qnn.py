@@ -11,6 +11,7 @@ import pytest
 
 from qtrain.zoo.binary import BinaryConnect, Sign
 from qtrain.zoo.qnn import METHODS, PowerOfTwo, linear, nearest_exponent
+from qtrain.zoo.uniform import Filled
 
 N = 64
 PICK = hp.settings(max_examples=20)
@@ -86,7 +87,7 @@ def test_exponents_of_the_whole_range():
 
 @pytest.mark.parametrize("bits", [2, 6])
 def test_zeros_stay_and_what_is_not_finite_is_seen(bits):
-    """Kills: zoo/qnn.py: `jnp.where(size == 0, 0, ` removed; `jnp.isfinite(most)` -> `most > -1`."""
+    """Kills: zoo/qnn.py: `jnp.where(size == 0, 0, ` removed; `jnp.isfinite(most)` left out."""
     zeros = jnp.zeros(N)
     np.testing.assert_array_equal(run(PowerOfTwo(bits=bits), zeros), zeros)
     np.testing.assert_array_equal(run(PowerOfTwo(bits=bits), zeros.at[3].set(1))[:3], 0)
@@ -110,6 +111,9 @@ def test_mistakes(make, message):
 def test_methods():
     plain, errors = METHODS
     assert plain.settings() == {"weight": BinaryConnect(), "activation": linear(2)}
-    assert plain.settings(4, 1) == {"weight": linear(4), "activation": Sign()}
+    assert plain.settings(4, 1) == {
+        "weight": Filled(quantizer=linear(4)),
+        "activation": Sign(),
+    }
     assert errors.settings() == plain.settings() | {"error": PowerOfTwo(bits=6)}
     assert PowerOfTwo(bits=5).describe() == "5-bit powers of two"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qtrain.zoo.uniform import METHODS, Clipped, q_k
+from qtrain.zoo.uniform import METHODS, Clipped, Filled, q_k
 
 UNIT = 2.0**-24  # unit roundoff of float32
 N = 64
@@ -53,7 +53,7 @@ def test_q_k_goes_to_a_level_half_a_step_away_at_most(bits, seed):
     and the level by u.
 
     Kills: zoo/uniform.py: the divisor as a constant, which jit turns into a product; `2**bits - 1`
-    -> `2**bits`; TO_NEAREST_EVEN -> a floor.
+    -> `2**bits`.
     """
     n = 2**bits - 1
     x = shares(seed, n)
@@ -104,7 +104,7 @@ def test_cut_and_rounded(quantizer, seed):
 def test_gate_is_the_closed_range(quantizer):
     """1{low <= x <= 1} exactly, at the ends too.
 
-    Kills: zoo/uniform.py: `clip=(low, 1.0)` removed; both `low` -> 0.
+    Kills: zoo/uniform.py: `clip=(low, 1.0)` removed.
     """
     x = spread(1)
     inside = (x >= -float(quantizer.signed)) & (x <= 1)
@@ -113,7 +113,7 @@ def test_gate_is_the_closed_range(quantizer):
 
 @pytest.mark.parametrize("quantizer", ALL, ids=Clipped.describe)
 def test_nan_stays_and_zeros_stay(quantizer):
-    """Kills: zoo/uniform.py: `np.float32(np.nan))` in the divisor does not hide a NaN."""
+    """A zero keeps its value, an infinity goes to an end, a NaN is no end."""
     got = np.asarray(run(quantizer, jnp.array([np.nan, 0.0, -0.0, np.inf, -np.inf])))
     np.testing.assert_array_equal(got, [np.nan, 0, 0, 1, -1 if quantizer.signed else 0])
 
@@ -144,7 +144,21 @@ def test_mistakes(settings, message):
 def test_wrpn_is_signed_weights_on_a_wide_model():
     """Kills: zoo/uniform.py: `widen=2` removed."""
     (wrpn,) = METHODS
-    want = {"weight": Clipped(bits=2, signed=True), "activation": Clipped(bits=8)}
+    weight = Filled(quantizer=Clipped(bits=2, signed=True))
+    want = {"weight": weight, "activation": Clipped(bits=8)}
     assert wrpn.settings(2, 8) == want
     assert wrpn.widen == 2
     assert Clipped(bits=4).describe() == "4 bits in [0, 1]"
+
+
+@PICK
+@hp.given(st.integers(0, 2**32), st.sampled_from([0.0, 1e-20, 0.3, 1.0, 7.0]))
+def test_weights_fill_their_range_once(seed, size):
+    """Kills: zoo/uniform.py: `(step == 0) & (most > 0)` -> `most > 0`, or -> `step == 0`."""
+    filled = Filled(quantizer=Clipped(bits=4, signed=True))
+    w = jnp.asarray(spread(seed)) * jnp.float32(size)
+    first, _ = filled.project(w, (), jnp.int32(0), 9)
+    most = np.max(np.abs(first))
+    np.testing.assert_allclose(most, 1 if size > 0 else 0, rtol=2.0**-23)
+    later, _ = filled.project(w, (), jnp.int32(1), 9)
+    np.testing.assert_array_equal(later, np.clip(w, -1, 1))
