@@ -59,7 +59,7 @@ METHODS = (
     _method("lab", "Loss-aware binarization", lambda *_: {"weight": LossAware(bits=1)}, (1,)),
     _method("lat", "Loss-aware ternarization", lambda *_: {"weight": _TERNARY}, (2,)),
     _method(
-        "lat-approximate",
+        "lat_approximate",
         "Loss-aware ternarization, alternating",
         lambda *_: {"weight": LossAware(bits=2)},
         (2,),
@@ -80,5 +80,5 @@ METHODS = (
     ),
 )
 NOT_BUILT = {
-    "laq-log": "powers of two need a projection of their own in `optim.LossAware`; `inq` has them"
+    "laq_log": "powers of two need a projection of their own in `optim.LossAware`; `inq` has them"
 }

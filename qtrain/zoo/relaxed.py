@@ -49,12 +49,12 @@ class BinaryRelax:
     Q is `quantizer`: TWN, or for binary weights `BinaryCodes(bits=1, per="layer")`. The source's
     code averages |w| of ternary weights over all of them, where `TWN` takes those it keeps.
 
-    growth and exact_from are ours; by default the second phase begins after 303 steps. For a
+    growth and exact_from are ours; by default the second phase begins after 123 steps. For a
     first phase of T steps: growth = exact_from ** (1 / T).
     """
 
     quantizer: Quantizer = _TERNARY
-    growth: float = 1.02
+    growth: float = 1.05
     exact_from: float = 400.0
 
     sources = ("yin2018binaryrelax",)

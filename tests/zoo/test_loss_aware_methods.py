@@ -37,7 +37,7 @@ def test_exact_is_no_worse_than_alternating_and_that_no_worse_than_signs(w):
     error = lambda q: (c * (np.asarray(q, float) - w) ** 2).sum()  # noqa: E731
     slack = 8 * w.size * UNIT * (c * w.astype(float) ** 2).sum()
     signs, alternating, exact, two = (
-        error(run(SETTINGS[name], w, v)) for name in ("lab", "lat-approximate", "lat", "lat2")
+        error(run(SETTINGS[name], w, v)) for name in ("lab", "lat_approximate", "lat", "lat2")
     )
     assert two <= exact + slack
     assert exact <= alternating + slack
