@@ -92,14 +92,20 @@ def label(method: Method, options: Options) -> str:
 
 
 def _table() -> dict[str, Options]:
-    """Each method in the common widths that it has, or its own; in one, if it rounds errors."""
-    found = {}
+    """Each method in the common widths that it has, or its own; in one, if it rounds errors.
+
+    A run that another name has already is left out: QNN of one bit is BNN.
+    """
+    found: dict[str, Options] = {}
+    runs = set()
     for method in registry.METHODS.values():
         own = method.weight_bits[:1]
         common = [b for b in COMMON if b in method.weight_bits and "error" not in method.targets]
         for bits in common or own or (None,):
             options = Options(method=method.name, bits=bits)
-            found[label(method, options)] = options
+            if recipe(options) not in runs:
+                runs.add(recipe(options))
+                found[label(method, options)] = options
     return found
 
 

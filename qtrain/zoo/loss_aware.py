@@ -57,14 +57,7 @@ def _method(name: str, title: str, places, bits: tuple[int, ...], uncertain: str
 _START = "how the alternation starts: here, from the signs"
 METHODS = (
     _method("lab", "Loss-aware binarization", lambda *_: {"weight": LossAware(bits=1)}, (1,)),
-    _method("lat", "Loss-aware ternarization", lambda *_: {"weight": _TERNARY}, (2,)),
-    _method(
-        "lat_approximate",
-        "Loss-aware ternarization, alternating",
-        lambda *_: {"weight": LossAware(bits=2)},
-        (2,),
-        _START,
-    ),
+    _method("lat", "Loss-aware ternarization, exact", lambda *_: {"weight": _TERNARY}, (2,)),
     _method(
         "lat2",
         "Loss-aware ternarization with two scales",
@@ -73,7 +66,7 @@ METHODS = (
     ),
     _method(
         "laq",
-        "Loss-aware quantization",
+        "Loss-aware quantization (2 bits: ternarization, alternating)",
         lambda bits, _: {"weight": LossAware(bits=bits)},
         (3, 2, 4, 5, 6, 8),
         _START,

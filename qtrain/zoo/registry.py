@@ -6,7 +6,6 @@ python -m qtrain.zoo.registry        # prints the table in Markdown
 from __future__ import annotations
 
 import difflib
-import itertools
 
 from qtrain.zoo import (
     abc_net,
@@ -16,9 +15,11 @@ from qtrain.zoo import (
     exchanged,
     half_wave,
     incremental,
+    iterative,
     loss_aware,
     lq_nets,
     lr_nets,
+    multi_bit,
     pact,
     qil,
     qnn,
@@ -32,13 +33,13 @@ from qtrain.zoo import (
 from qtrain.zoo.method import Method
 
 FAMILIES = (
-    binary, xnor, abc_net, ternary, syq, loss_aware, relaxed, uniform, dorefa, qnn, pact,
-    half_wave, balanced, lq_nets, qil, incremental, vector, lr_nets, exchanged,
+    binary, xnor, abc_net, multi_bit, ternary, syq, loss_aware, relaxed, uniform, dorefa, qnn, pact,
+    half_wave, balanced, lq_nets, qil, incremental, iterative, vector, lr_nets, exchanged,
 )  # fmt: skip
 METHODS: dict[str, Method] = {m.name: m for family in FAMILIES for m in family.METHODS}
-NOT_BUILT: dict[str, str] = dict(
-    itertools.chain.from_iterable(getattr(f, "NOT_BUILT", {}).items() for f in FAMILIES)
-)
+NOT_BUILT: dict[str, str] = {k: v for f in FAMILIES for k, v in getattr(f, "NOT_BUILT", {}).items()}
+
+BAR = "\\|"  # of a magnitude, inside of a Markdown table
 
 
 def get(name: str) -> Method:
@@ -60,7 +61,9 @@ def table() -> str:
     head = ("method", "technique", "codebook", "assignment", "quantizes", "bits W / A", "start",
             "keeps wide weights", "backward", "recalled or uncertain")  # fmt: skip
     rows = [head, ("---",) * len(head), *(_row(m) for m in METHODS.values())]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    lines = [f"| {' | '.join(cell.replace('|', BAR) for cell in row)} |" for row in rows]
+    left = [f"- `{name}`: {why}" for name, why in NOT_BUILT.items()]
+    return "\n".join([*lines, "", "Not built:", "", *left])
 
 
 def _row(m: Method) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def test_rule_reaches_the_quantizer():
 
 
 def test_no_forward_pass_quantizes_a_stored_weight():
-    """Kills: recipes/base.py: `None if _is_stored(weight) else weight` -> `weight`."""
+    """Kills: recipes/base.py: `and not _is_stored(weight)` removed."""
     recipe = hou.recipe()
     assert all(recipe.config(layer, LAYERS) == DotConfig() for layer in LAYERS)
     assert recipe.rules(LAYERS) == ()
