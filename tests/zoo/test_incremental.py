@@ -134,8 +134,8 @@ RUNS = [("momentum", 5), ("momentum", 2), ("adamw", 3)]
 def test_frozen_weights_keep_their_bits(optimizer, bits):
     """From the step that freezes them to what is shipped, though the optimizer pushes them.
 
-    The free ones do move. Kills: zoo/incremental.py: `w = _held(w, state)` removed from `project`;
-    `return jnp.where(state.frozen, state.values, w)` -> `return w`.
+    The free ones do move. Kills: zoo/incremental.py: `return jnp.where(state.frozen, state.values,
+    w)` -> `return w`.
     """
     given, seen, masks, shipped, last = run(optimizer, bits)
     for i in range(N - 1):
@@ -181,9 +181,11 @@ SIX = Inq(bits=5, portions=(0.5, 1.0))
 
 
 def test_one_step_by_hand():
-    """Ties are frozen in order of index; the largest power stays when a free weight outgrows it.
+    """Ties are frozen in order of index; the largest power stays when a free weight outgrows it;
+    a frozen weight is shipped as it was, wherever the last step left it.
 
-    Kills: zoo/incremental.py: `jnp.where(state.frozen, jnp.zeros_like(g), g)` -> `g`.
+    Kills: zoo/incremental.py: `jnp.where(state.frozen, jnp.zeros_like(g), g)` -> `g`; `_held(w,
+    state)` -> `w` in `deploy`; `jnp.where(state.frozen.any(), state.top, power(s))` -> `power(s)`.
     """
     got, state, g, shipped = begin(SIX, jnp.array([0.1, -0.9, 0.3, 0.3, -0.3, 0.05]))
     np.testing.assert_array_equal(state.frozen, [False, True, True, True, False, False])
@@ -191,6 +193,7 @@ def test_one_step_by_hand():
     np.testing.assert_array_equal(g, [3.0, 0.0, 0.0, 0.0, 3.0, 3.0])
     np.testing.assert_array_equal(shipped, [0.125, -1.0, 0.25, 0.25, -0.25, 2.0**-4])
     assert SIX.deploy(got.at[5].set(100.0), state)[5] == 1.0
+    assert SIX.deploy(got.at[1].set(0.3), state)[1] == -1.0
 
 
 def test_zeros_and_what_is_not_finite():
