@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,9 @@ class CharLstm(nnx.Module):
             )
         self.width = width
         unit = nnx.initializers.normal(1.0)
-        self.inputs = nnx.Linear(num_classes, 4 * width, kernel_init=unit, rngs=rngs)
-        self.inputs.bias[...] = self.inputs.bias[...].at[width : 2 * width].set(1)
+        self.inputs = nnx.Linear(
+            num_classes, 4 * width, kernel_init=unit, bias_init=_open, rngs=rngs
+        )
         self.recurrent = nnx.Linear(
             width, 4 * width, use_bias=False, kernel_init=nnx.initializers.orthogonal(), rngs=rngs
         )
@@ -53,10 +54,12 @@ class CharLstm(nnx.Module):
         return self.head(hidden)
 
 
-@functools.partial(
-    nnx.scan, in_axes=(nnx.StateAxes({...: nnx.Carry}), nnx.Carry, 1), out_axes=(nnx.Carry, 1)
-)
-def _recurrence(recurrent, state, inputs):
+def _open(key, shape, dtype):
+    """Biases of the gates i, f, g, o: zero, but 1 for f."""
+    return jnp.repeat(jnp.asarray([0, 1, 0, 0], dtype), shape[0] // 4)
+
+
+def _character(recurrent, state, inputs):
     """One character: the state (h, c) and the new h; gates in the order i, f, g, o."""
     hidden, cell = state
     gates = inputs + recurrent(hidden)
@@ -64,3 +67,8 @@ def _recurrence(recurrent, state, inputs):
     cell = nnx.sigmoid(keep) * cell + nnx.sigmoid(write) * jnp.tanh(value)
     hidden = nnx.sigmoid(show) * jnp.tanh(cell)
     return (hidden, cell), hidden
+
+
+# what layers keep, the state of their hooks among it, goes on from character to character
+_LAYER: Any = nnx.StateAxes([(..., nnx.Carry)])
+_recurrence: Any = nnx.scan(_character, in_axes=(_LAYER, nnx.Carry, 1), out_axes=(nnx.Carry, 1))
