@@ -23,10 +23,15 @@ from qtrain.train.state import Program, State, create
 from qtrain.train.step import train_step
 
 
-def begin(recipe: Recipe, dataset: Dataset, seed: int) -> tuple[Program, State, Callable]:
-    """The run's program and first state, and its compiled step: (state, *batch) -> state, row."""
+def begin(
+    recipe: Recipe, dataset: Dataset, seed: int, start: State | None = None
+) -> tuple[Program, State, Callable]:
+    """The run's program and first state, and its compiled step: (state, *batch) -> state, row.
+
+    `start`: the last state of the run that it begins with, if there is one.
+    """
     steps = recipe.epochs * (len(dataset.train_x) // recipe.batch_size)
-    program, state = create(recipe, dataset, seed=seed, steps=steps)
+    program, state = create(recipe, dataset, seed=seed, steps=steps, start=start)
     return program, state, jax.jit(functools.partial(train_step, program), donate_argnums=0)
 
 

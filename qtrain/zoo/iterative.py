@@ -21,7 +21,6 @@ from qtrain.optim import Constraint
 from qtrain.quantize.binary_codes import BinaryCodes
 from qtrain.zoo.method import Method
 
-
 _ONE_BIT = BinaryCodes()
 
 
@@ -116,6 +115,6 @@ METHODS = (
         estimator="none: the gradient is taken at the weights that move",
         uncertain="the loop is reconstructed from two abstracts; quantizer, scales and period ours",
         weight_bits=(1, 2, 3, 4),
-        places=lambda bits, _: {"weight": Iterative(quantizer=BinaryCodes(bits=bits))},
+        places=lambda bits, _: {"weight": Iterative(quantizer=BinaryCodes(bits=bits), period=31)},
     ),
 )
