@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def by_median(x: jax.Array, bits: int) -> jax.Array:
     """
     ordered, count = jnp.sort(x.reshape(-1)), 2**bits
     last = [max(-(-x.size * j // count) - 1, 0) for j in range(1, count)]
-    return sum((x > ordered[i]).astype(jnp.int32) for i in last)
+    return jnp.sum(jnp.stack([x > ordered[i] for i in last]), axis=0, dtype=jnp.int32)
 
 
 def by_mean(x: jax.Array, bits: int) -> jax.Array:
@@ -82,6 +82,13 @@ def by_mean(x: jax.Array, bits: int) -> jax.Array:
     return bins
 
 
+def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
+    return {
+        "weight": Balanced(bits=bits),
+        "activation": Balanced(bits=activation_bits, signed=False),
+    }
+
+
 METHODS = (
     Method(
         name="balanced",
@@ -90,10 +97,7 @@ METHODS = (
         technique="rounding",
         codebook="adaptive",
         targets=("weight", "activation"),
-        places=lambda bits, activation_bits: {
-            "weight": Balanced(bits=bits),
-            "activation": Balanced(bits=activation_bits, signed=False),
-        },
+        places=_places,
         estimator="identity",
         uncertain="the map from bins to values and the gradient are recalled; which function the"
         " source gives activations is not known",

@@ -86,6 +86,17 @@ def weight(bits: int) -> Any:
     return BinaryCodes(per="layer") if bits == 1 else TanhWeight(bits=bits)
 
 
+def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
+    return {
+        "weight": weight(bits),
+        "activation": Clipped(bits=activation_bits),
+    }
+
+
+def _with_errors(bits: Any, activation_bits: Any) -> dict[str, Any]:
+    return _places(bits, activation_bits) | {"error": SampleError()}
+
+
 METHODS = (
     Method(
         name="dorefa",
@@ -94,10 +105,7 @@ METHODS = (
         technique="rounding",
         codebook="fixed",
         targets=("weight", "activation"),
-        places=lambda bits, activation_bits: {
-            "weight": weight(bits),
-            "activation": Clipped(bits=activation_bits),
-        },
+        places=_places,
         estimator="through the rounding alone, not through tanh, maximum and clip",
         weight_bits=(2, 1, 3, 4, 8),
         activation_bits=(2, 1, 3, 4, 8),
@@ -109,11 +117,7 @@ METHODS = (
         technique="random rounding",
         codebook="fixed",
         targets=("weight", "activation", "error"),
-        places=lambda bits, activation_bits: {
-            "weight": weight(bits),
-            "activation": Clipped(bits=activation_bits),
-            "error": SampleError(),
-        },
+        places=_with_errors,
         estimator="through the rounding alone, not through tanh, maximum and clip",
         weight_bits=(1, 2, 3, 4, 8),
         activation_bits=(2, 1, 3, 4, 8),

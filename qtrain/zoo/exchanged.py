@@ -23,10 +23,8 @@ def fixed_point(bits: int, before: int) -> Cast:
     return Cast(f"fixed{before}.{bits - before}", "stochastic")
 
 
-def _fixed_places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
+def _fixed_places(bits: Any, activation_bits: Any) -> dict[str, Any]:
     """Weights in [-2, 2), activations in [-8, 8), errors in [-1, 1): the split is ours."""
-    assert bits is not None
-    assert activation_bits is not None
     return {
         "weight": fixed_point(bits, 2),
         "activation": fixed_point(activation_bits, 4),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,13 @@ class HalfWave:
         return f"half-wave, {len(self.levels) - 1} {kind} levels above 0{back}"
 
 
+def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
+    return {
+        "weight": BWN(),
+        "activation": HalfWave(bits=activation_bits),
+    }
+
+
 METHODS = (
     Method(
         name="hwgq",
@@ -100,10 +107,7 @@ METHODS = (
         technique="optimization",
         codebook="fixed",
         targets=("weight", "activation"),
-        places=lambda bits, activation_bits: {
-            "weight": BWN(),
-            "activation": HalfWave(bits=activation_bits),
-        },
+        places=_places,
         estimator="activations clipped ReLU; weights as BWN",
         uncertain="the steps for 1, 3 and 4 bits are our own optimum, not read in the source",
         weight_bits=(1,),

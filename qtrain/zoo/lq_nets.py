@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,13 @@ def least_squares(x: jax.Array, v: jax.Array, levels: jax.Array, codes: jax.Arra
     return jnp.where(jnp.isfinite(new[..., 0]), new[..., 0], v.T).T
 
 
+def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
+    return {
+        "weight": LearnedBasis(bits=bits, signed=True),
+        "activation": LearnedBasis(bits=activation_bits),
+    }
+
+
 METHODS = (
     Method(
         name="lq_nets",
@@ -145,10 +153,7 @@ METHODS = (
         technique="optimization",
         codebook="adaptive",
         targets=("weight", "activation"),
-        places=lambda bits, activation_bits: {
-            "weight": LearnedBasis(bits=bits, signed=True),
-            "activation": LearnedBasis(bits=activation_bits),
-        },
+        places=_places,
         estimator="identity for weights; for activations, 0 above the largest level",
         weight_bits=(2, 1, 3, 4),
         activation_bits=(2, 1, 3, 4),

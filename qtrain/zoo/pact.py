@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,13 @@ class PactModule(nnx.Module):
         return pact(x, self.alpha[...], self.settings.bits)
 
 
+def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
+    return {
+        "weight": weight(bits),
+        "activation": Pact(bits=activation_bits),
+    }
+
+
 METHODS = (
     Method(
         name="pact",
@@ -81,10 +89,7 @@ METHODS = (
         technique="learned",
         codebook="adaptive",
         targets=("weight", "activation"),
-        places=lambda bits, activation_bits: {
-            "weight": weight(bits),
-            "activation": Pact(bits=activation_bits),
-        },
+        places=_places,
         estimator="that of the cut, also in the learned level; weights as DoReFa's",
         uncertain="the activations are recalled, with their first level and its decay",
         weight_bits=(4, 2, 3, 5, 8),

@@ -72,10 +72,8 @@ def nearest_exponent(x: jax.Array) -> jax.Array:
     return jnp.minimum(exponent - (mantissa <= np.float32(np.sqrt(0.5))), 127)
 
 
-def _places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
+def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
     """One bit: a sign."""
-    assert bits is not None
-    assert activation_bits is not None
     return {
         "weight": BinaryConnect() if bits == 1 else Filled(quantizer=linear(bits)),
         "activation": Sign() if activation_bits == 1 else linear(activation_bits),

@@ -121,6 +121,13 @@ class Filled(Constraint):
         return f"{self.quantizer.describe()}, range filled"
 
 
+def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
+    return {
+        "weight": Filled(quantizer=Clipped(bits=bits, signed=True)),
+        "activation": Clipped(bits=activation_bits),
+    }
+
+
 METHODS = (
     Method(
         name="wrpn",
@@ -129,10 +136,7 @@ METHODS = (
         technique="rounding",
         codebook="fixed",
         targets=("weight", "activation"),
-        places=lambda bits, activation_bits: {
-            "weight": Filled(quantizer=Clipped(bits=bits, signed=True)),
-            "activation": Clipped(bits=activation_bits),
-        },
+        places=_places,
         estimator="identity inside the range, else 0",
         uncertain="all of it is recalled; that weights begin by filling the range is our choice",
         weight_bits=(4, 2, 3, 8),

@@ -20,7 +20,7 @@ def send(g):
 def test_signs_and_their_bits():
     """-1 below 0, else +1; the first number is in the lowest bit.
 
-    Kills: wire/sign.py: `g >= 0` -> `g > 0`, and -> `g <= 0`.
+    Kills: wire/sign.py: `g >= 0` -> `g > 0`.
     """
     g = jnp.array([[0.5, -1e-30], [0.0, -0.0], [-7.0, 1e30]])
     want = [[1, -1], [1, 1], [-1, 1]]
@@ -34,7 +34,7 @@ def test_signs_and_their_bits():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_zeros_stay_and_what_is_not_finite_is_seen(dtype):
     """Kills: wire/sign.py: `jnp.where(largest > 0, jnp.float32(1), 0)` -> 1;
-    `jnp.isfinite(largest)` -> `largest < jnp.inf` or True.
+    `jnp.where(jnp.isfinite(largest), scale, jnp.nan)` -> `scale`.
     """
     zeros = jnp.zeros((3, 5), dtype)
     got = send(zeros)

@@ -112,7 +112,7 @@ def test_levels_of_the_source():
 
 @pytest.mark.parametrize("quantizer", ALL, ids=NAMES)
 def test_nan_stays(quantizer):
-    """Kills: zoo/half_wave.py: `jnp.where(x <= 0, 0, nearest)` -> `jnp.where(x > 0, nearest, 0)`."""
+    """Kills: zoo/half_wave.py: `where(x <= 0, 0, nearest)` -> `where(x > 0, nearest, 0)`."""
     got = np.asarray(run(quantizer, jnp.array([np.nan, np.inf, -np.inf, 0])))
     np.testing.assert_array_equal(got, [np.nan, np.float32(quantizer.levels[-1]), 0, 0])
     assert quantizer(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16

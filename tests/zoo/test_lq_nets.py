@@ -53,8 +53,8 @@ def test_each_value_takes_the_nearest_level_of_its_channel(settings, seed):
     """Thresholds are midpoints. A level is a sum of 4 numbers, a midpoint of two: 6 u of the
     largest level.
 
-    Kills: zoo/lq_nets.py: `levels[:-1] + levels[1:]` -> `2 * levels[:-1]`; `jnp.argsort(levels,
-    axis=0)` -> the order of codes; `x > threshold` -> `x > level`; `2 * numbers - 1` -> `numbers`.
+    Kills: zoo/lq_nets.py: `(levels[:-1] + levels[1:]) * 0.5` -> `levels[:-1]`; `jnp.argsort(levels`
+    -> `jnp.argsort(0 * levels`; `x > threshold` -> `x > level`; `2 * numbers - 1` -> `numbers`.
     """
     x, v = problem(settings, seed)
     y = np.asarray(quantize(settings, x, v))
@@ -65,7 +65,7 @@ def test_each_value_takes_the_nearest_level_of_its_channel(settings, seed):
     assert (np.abs(x - y) <= distance.min(1) + slack).all()
     assert (np.abs(y[:, None] - levels).min(1) <= slack).all()
     assert all(len(np.unique(column)) <= 2**settings.bits for column in y.T)
-    assert (np.diff(np.sort(x, 0) * 0 + np.take_along_axis(y, x.argsort(0), 0), axis=0) >= 0).all()
+    assert (np.diff(np.take_along_axis(y, x.argsort(0), 0), axis=0) >= 0).all()
     np.testing.assert_array_equal(quantize(settings, y, v), y)
     if settings.signed:
         np.testing.assert_array_equal(quantize(settings, -x, v), -y)
@@ -80,8 +80,8 @@ def test_a_step_never_adds_error_for_given_codes(settings, seed):
     |x - B v'|^2 + delta |v' - v|^2 is least at v', and its second term is 0 at v. Float32 sums and
     a solve of a matrix of condition kappa: 100 u kappa of the largest |v|.
 
-    Kills: zoo/lq_nets.py: `right = ... + ridge * v.T` without the sum; `total[..., None] * codes`
-    -> `count[..., None] * codes`; `jnp.where(m, x, 0)` -> `x`; `codes[..., None], axis=0)` squared.
+    Kills: zoo/lq_nets.py: `total[..., None] * codes` -> `count[..., None] * codes`;
+    `jnp.where(m, x, 0)` -> `x`; `codes)[order]` -> by the inverse of the order.
     """
     x, v = problem(settings, seed)
     got = np.asarray(step(settings, x, v), np.float64)
@@ -158,8 +158,8 @@ def test_gates():
 def test_what_has_no_answer_keeps_the_basis(settings):
     """Zeros, equal values, and a NaN: the basis stays finite, and the NaN is seen.
 
-    Kills: zoo/lq_nets.py: `jnp.isfinite(new[..., 0])` -> `new[..., 0] == new[..., 0] + 1` or none;
-    `1e-6 * len(x)` and the ridge removed; `jnp.where(jnp.isnan(x), x, levels[0])` -> `levels[0]`.
+    Kills: zoo/lq_nets.py: `jnp.where(jnp.isfinite(new[..., 0]), ...)` removed; the ridge 0;
+    `jnp.where(jnp.isnan(x), x, levels[0])` -> `levels[0]`.
     """
     x, v = problem(settings, 0)
     for value in (0, 1, -5, 100):
@@ -195,7 +195,7 @@ def test_a_model_tracks_its_bases():
     """Forward and gradient under jit; bases move in training, each layer's own, and have no
     gradient.
 
-    Kills: zoo/lq_nets.py: `lax.stop_gradient(x)` removed is harmless; `nnx.BatchStat` -> `nnx.Param`.
+    Kills: zoo/lq_nets.py: `nnx.BatchStat` -> `nnx.Param`.
     """
     places = METHODS[0].settings(2, 2)
     config = qt.DotConfig(lhs=places["activation"], rhs=places["weight"])

@@ -45,8 +45,7 @@ def test_levels_of_a_fixed_cut(bits, alpha, seed):
 
     x / a, n times it, j / n and the product are rounded: 2 u a of the error, 2 u of a level.
 
-    Kills: zoo/pact.py: `product(q_k(y / jnp.where(a == 0, 1, a), bits), a)` -> without `y /`;
-    `x >= alpha` -> `x >= 2 * alpha`.
+    Kills: zoo/pact.py: `q_k(y / jnp.where(a == 0, 1, a), bits)` -> `q_k(y, bits)`.
     """
     x, n, a = inputs(seed, alpha), 2**bits - 1, np.float64(alpha)
     y = np.asarray(run(x, jnp.float32(alpha), bits))
@@ -69,7 +68,7 @@ def test_gradients_are_those_of_the_cut(bits, alpha, seed):
     The sum over x of whole numbers is exact.
 
     Kills: zoo/pact.py: `x >= alpha` -> `x > alpha`; `x < 0` -> `x <= 0`; the cut by
-    `jnp.clip(x, 0, alpha)`, which halves the gradient at the ends; a gradient through `y / a`.
+    `jnp.clip(x, 0, alpha)`, which halves the gradient at the ends.
     """
     x = inputs(seed, alpha)
     g = np.random.default_rng(seed).integers(-9, 9, N).astype(np.float32)
@@ -118,11 +117,11 @@ def test_a_model_learns_its_cut():
         )(params)
 
     y, grads = step(params, x)
-    kernel = Pact, METHODS[0].settings(3, 3)["weight"](net.layers[0].kernel[...])
-    back = np.asarray(kernel[1], np.float64).sum(1)
+    kernel = METHODS[0].settings(3, 3)["weight"](net.layers[0].kernel[...])
+    back = np.asarray(kernel, np.float64).sum(1)
     (da,) = (v for v in jax.tree.leaves(grads) if v.ndim == 0)
     want = ((np.asarray(x) >= 10) * back).sum()
-    np.testing.assert_allclose(da, want, atol=(3 + 8 * N) * UNIT * 8 * N * np.abs(kernel[1]).max())
+    np.testing.assert_allclose(da, want, atol=(3 + 8 * N) * UNIT * 8 * N * np.abs(kernel).max())
     assert np.isfinite(y)
     assert want != 0
 
