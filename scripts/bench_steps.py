@@ -1,13 +1,15 @@
 """The training steps that `bench.py` times: whole recipes, their parts, and qwix's.
 
-The 8-bit step is taken apart by operand role, so that what its quantizers add to the float32
-step can be read off. Beside it qwix does the same job on the same model, optimizer and batch:
-weights, activations and errors in int8, one symmetric range per tensor, rounded to nearest.
+All methods of the zoo are timed, each in its default width. The 8-bit step is taken apart by
+operand role, so that what its quantizers add to the float32 step can be read off. Beside it qwix
+does the same job on the same model, optimizer and batch: weights, activations and errors in int8,
+one symmetric range per tensor, rounded to nearest.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,11 +20,13 @@ from flax import nnx
 
 from qtrain.nn import RoundingKey
 from qtrain.quantize import Cast, Scale
-from qtrain.recipes import banner2018scalable, wang2018fp8
+from qtrain.recipes import banner2018scalable, guo2018survey, wang2018fp8
 from qtrain.recipes.base import At, Error, Recipe, baseline
+from qtrain.train import mesh
 from qtrain.train.data import Dataset, load, normalize
 from qtrain.train.state import Program, State, create
 from qtrain.train.step import train_step
+from qtrain.zoo import registry
 
 
 class Pair(NamedTuple):
@@ -31,7 +35,7 @@ class Pair(NamedTuple):
     name: str
     plain: Callable
     emulated: Callable
-    args: tuple  # state of the plain run, state of the other, images, labels
+    args: Any  # state of the plain run, state of the other, images, labels; or what makes them
     examples: int  # in the batch
 
 
@@ -77,6 +81,33 @@ def pairs() -> Iterator[Pair]:
         yield _pair("int8 against qwix", recipe, dataset, (theirs, state), ours)
 
 
+def zoo_pairs() -> Iterator[Pair]:
+    """Each method of the zoo against float32; made when it is timed."""
+    dataset = load(guo2018survey.recipe().data)
+    plain = functools.cache(lambda signed: _create(_unwidened(signed), dataset))
+    for name in registry.METHODS:
+        recipe = dataclasses.replace(
+            guo2018survey.recipe(guo2018survey.Options(method=name)), start=None, widen=1
+        )
+        yield _lazy(f"zoo {name}", recipe, dataset, functools.partial(plain, recipe.signed))
+
+
+def _unwidened(signed: bool) -> Recipe:
+    return dataclasses.replace(baseline(guo2018survey.recipe()), signed=signed)
+
+
+def _lazy(name: str, recipe: Recipe, dataset: Dataset, plain: Callable) -> Pair:
+    """`_pair`, built at the first call of any of its functions."""
+    build = functools.cache(lambda: _pair(name, recipe, dataset, plain(), _create(recipe, dataset)))
+    return Pair(
+        f"training step, {recipe.model}, batch {recipe.batch_size}, {name}",
+        lambda *args: build().plain(*args),
+        lambda *args: build().emulated(*args),
+        lambda: build().args,
+        recipe.batch_size,
+    )
+
+
 def with_qwix(program: Program, state: State, images: jax.Array) -> Program:
     """The program with its model quantized by qwix: int8 products summed in int32."""
     import qwix
@@ -93,7 +124,8 @@ def with_qwix(program: Program, state: State, images: jax.Array) -> Program:
 
 
 def _create(recipe: Recipe, dataset: Dataset) -> tuple[Program, State]:
-    return create(recipe, dataset, seed=0, steps=496)
+    workers = None if recipe.wire is None else mesh.create(1, recipe.batch_size)
+    return create(recipe, dataset, seed=0, steps=496, mesh=workers)
 
 
 def _pair(name: str, recipe: Recipe, dataset: Dataset, plain, emulated) -> Pair:

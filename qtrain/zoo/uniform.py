@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,13 +83,21 @@ class Clipped:
         return f"{self.bits} bits in [{-int(self.signed)}, 1]"
 
 
+class Fill(NamedTuple):
+    """What `Filled` keeps."""
+
+    last: jax.Array  # the weights that the latest step began with
+    gain: jax.Array  # float32: what they and all steps were multiplied by
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Filled(Constraint):
     """A quantizer of fixed levels in [-1, 1], of weights that fill this range.
 
-    Before the first step the array is divided by its max|w|, and in each step cut to [-1, 1]. Our
-    choice: initial weights of a wide layer would all round to 0. What a layer computes does not
-    depend on the scale of its weights where a normalization follows; elsewhere this is not for it.
+    Before the first step the array is divided by its max|w|, and so is each step of the optimizer
+    after it: training goes as that of the weights before the division, if a normalization follows
+    the layer; where none does, this is not for it. In each step weights are cut to [-1, 1]. Our
+    choice: initial weights of a wide layer would all round to 0.
     """
 
     quantizer: Any
@@ -108,13 +116,21 @@ class Filled(Constraint):
         """Rounds a kernel of any shape."""
         return self.quantizer(w, key)
 
-    def project(
-        self, w: jax.Array, state: Any, step: jax.Array, steps: int
-    ) -> tuple[jax.Array, Any]:
-        """The filled range at step 0; the cut in all."""
+    def init(self, w: jax.Array, steps: int) -> Fill:
+        """Fills the range, as seen from the first step."""
         most = jnp.max(jnp.abs(w), initial=0)
-        unit = jnp.where((step == 0) & (most > 0), most, 1)
-        return jnp.clip(w / unit, -1, 1), state
+        return Fill(jnp.zeros_like(w), 1 / jnp.where(most > 0, most, 1))
+
+    def project(
+        self, w: jax.Array, state: Fill, step: jax.Array, steps: int
+    ) -> tuple[jax.Array, Fill]:
+        """The weights that a step begins with; the first one with the array times the gain."""
+        w = self.deploy(w, state)
+        return w, state._replace(last=w)
+
+    def deploy(self, w: jax.Array, state: Fill) -> jax.Array:
+        """The weights after the last step."""
+        return jnp.clip(state.last + (w - state.last) * state.gain, -1, 1)
 
     def describe(self) -> str:
         """A short text for tables."""

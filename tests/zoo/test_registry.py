@@ -63,7 +63,7 @@ def test_every_method_makes_a_recipe(name):
 
 @pytest.mark.parametrize("name", ["twn", "pact", "lq_nets", "inq", "kmeans", "lrnet", "xnor"])
 def test_a_step_of_each_kind(name):
-    """Stateless, learned, tracked, frozen, shared, whole-layer: a step trains, its loss is finite."""
+    """Stateless, learned, tracked, frozen, shared, whole-layer: two steps train."""
     finite(name)
 
 

@@ -153,12 +153,21 @@ def test_wrpn_is_signed_weights_on_a_wide_model():
 
 @PICK
 @hp.given(st.integers(0, 2**32), st.sampled_from([0.0, 1e-20, 0.3, 1.0, 7.0]))
-def test_weights_fill_their_range_once(seed, size):
-    """Kills: zoo/uniform.py: `(step == 0) & (most > 0)` -> `most > 0`, or -> `step == 0`."""
+def test_weights_fill_their_range(seed, size):
+    """Once, and then each step is as many times as long; nothing leaves the range.
+
+    Kills: zoo/uniform.py: `(w - state.last) * state.gain` -> `(w - state.last)`; `last=w` ->
+    `last=0 * w`.
+    """
     filled = Filled(quantizer=Clipped(bits=4, signed=True))
     w = jnp.asarray(spread(seed)) * jnp.float32(size)
-    first, _ = filled.project(w, (), jnp.int32(0), 9)
-    most = np.max(np.abs(first))
-    np.testing.assert_allclose(most, 1 if size > 0 else 0, rtol=2.0**-23)
-    later, _ = filled.project(w, (), jnp.int32(1), 9)
-    np.testing.assert_array_equal(later, np.clip(w, -1, 1))
+    first, state = filled.project(w, filled.init(w, 9), jnp.int32(0), 9)
+    most = np.max(np.abs(w)) or 1
+    np.testing.assert_allclose(first, w / most, rtol=2.0**-22)
+    step = np.random.default_rng(seed).normal(size=w.shape).astype(np.float32)
+    second, _ = filled.project(first + step, state, jnp.int32(1), 9)
+    # the sum rounds the step by 2^-24 of what is added, at most
+    want = np.clip(first + step.astype(float) / most, -1, 1)
+    slack = 2.0**-22 * (1 + np.abs(step)) / min(most, 1)
+    assert np.all(np.abs(second - want) <= slack)
+    np.testing.assert_array_equal(filled.deploy(first + step, state), second)
