@@ -11,7 +11,7 @@ from types import ModuleType
 
 KEYS = (
     "wang2018fp8", "sakr2019accumulation", "banner2018scalable", "hou2019analysis",
-    "guo2018survey", "jung2019qil", "float32",
+    "guo2018survey", "jung2019qil", "lee2018iterative", "float32",
 )  # fmt: skip
 
 
