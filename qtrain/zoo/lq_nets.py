@@ -155,6 +155,7 @@ METHODS = (
         targets=("weight", "activation"),
         places=_places,
         estimator="identity for weights; for activations, 0 above the largest level",
+        uncertain="a ridge in every step, which the source's code has for weights alone",
         weight_bits=(2, 1, 3, 4),
         activation_bits=(2, 1, 3, 4),
     ),

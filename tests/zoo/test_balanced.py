@@ -99,8 +99,7 @@ def test_bins_are_spaced_evenly(bits, signed, split, seed):
 def test_equal_values_zeros_and_nan(quantizer):
     """What a ReLU makes zero is one bin, the lowest; a NaN is seen everywhere.
 
-    Kills: zoo/balanced.py: `jnp.maximum(size, 1)` -> `size`; `product(jnp.max(jnp.abs(flat)),` ->
-    `jnp.nanmax`.
+    Kills: zoo/balanced.py: `jnp.max(jnp.abs(flat))` -> `jnp.nanmax`.
     """
     x = jnp.asarray(np.maximum(inputs(0), 0) + 0.0)
     got = np.asarray(run(quantizer, x))

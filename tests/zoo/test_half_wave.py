@@ -42,7 +42,7 @@ def test_positive_numbers_go_to_the_nearest_positive_level(quantizer, seed):
     """0 for x <= 0 and nothing else; the distance is the least of all levels above 0.
 
     Kills: zoo/half_wave.py: `jnp.maximum(x.astype(jnp.float32), ...)` -> `x`, so that small ones
-    become 0; `x <= 0` -> `x < 0`; `range(1, 2**bits)` -> `range(1, 2**bits - 1)`.
+    become 0; `x <= 0` -> `x < 0`; `range(1, 2**bits)` -> `range(1, 2**bits + 1)`.
     """
     centres = np.float64(quantizer.levels[1:])
     x = inputs(seed, quantizer.levels)
