@@ -47,6 +47,7 @@ def plain(x: np.ndarray) -> Coded:
     Raises:
       ValueError: a value is NaN.
     """
+    x = np.asarray(x)
     if np.issubdtype(x.dtype, np.floating) and np.isnan(x).any():
         raise ValueError(f"{int(np.isnan(x).sum())} of {x.size} values are NaN")
     return Coded(form="plain", shape=x.shape, bits=8 * x.itemsize, groups=1, arrays={"values": x})
@@ -60,12 +61,11 @@ def encode(x: np.ndarray) -> Coded:
     """
     if x.dtype != np.float32:
         raise ValueError(f"only float32 arrays can be coded, not {x.dtype}")
-    best = plain(x)
-    for groups in dict.fromkeys((1, *x.shape[-1:])):
-        if x.size:
-            for found in _coded(x, groups):
-                best = min(best, found, key=lambda coded: coded.nbytes)
-    return best
+    wide = plain(x)
+    groups = dict.fromkeys((1, *x.shape[-1:])) if x.size else ()
+    plans = [plan for each in groups for plan in _plans(x.reshape(-1, each).T, x.size)]
+    best = min(plans, key=lambda plan: plan.nbytes, default=None)
+    return wide if best is None or best.nbytes >= wide.nbytes else best.carried_out(x)
 
 
 def decode(coded: Coded) -> np.ndarray:
@@ -116,36 +116,57 @@ def packed_size(size: int, bits: int) -> int:
     return -(-size * bits // 8)
 
 
-def _coded(x: np.ndarray, groups: int) -> list[Coded]:
-    """Every form that the groups allow."""
-    rows = x.reshape(-1, groups).T
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Plan:
+    """A form that an array can have."""
+
+    form: Form
+    size: int  # of the array
+    levels: np.ndarray  # (groups, n)
+    codes: np.ndarray  # of the levels
+    arrays: Mapping[str, np.ndarray]
+    first: int = 0
+    minus_zero: int | None = None
+
+    @property
+    def bits(self) -> int:
+        return max(1, int(self.codes.max()).bit_length())
+
+    @property
+    def nbytes(self) -> int:
+        arrays = sum(array.nbytes for array in self.arrays.values())
+        return packed_size(self.size, self.bits) + arrays
+
+    def carried_out(self, x: np.ndarray) -> Coded:
+        """The array in this form."""
+        groups = len(self.levels)
+        keys, rows = _ordered(self.levels), _ordered(x.reshape(-1, groups).T)
+        chosen = [c[np.searchsorted(k, r)] for c, k, r in zip(self.codes, keys, rows, strict=True)]
+        return Coded(
+            form=self.form, shape=x.shape, bits=self.bits, groups=groups,
+            arrays={"codes": pack(np.stack(chosen, axis=1), self.bits), **self.arrays},
+            first=self.first, minus_zero=self.minus_zero,
+        )  # fmt: skip
+
+
+def _plans(rows: np.ndarray, size: int) -> list[_Plan]:
+    """Every form that is possible for the groups (groups, values of a group)."""
     levels = _levels(rows)
     if levels is None:
         return []
-    bits = _bits(levels.shape[1])
-    found = [_packed(x, groups, "table", bits, _codes(rows, levels), {"levels": levels})]
-    zero = (levels.view(np.uint32) == 0x80000000).any()
+    index = np.broadcast_to(np.arange(levels.shape[1]), levels.shape)
+    base = _Plan(form="table", size=size, levels=levels, codes=index, arrays={"levels": levels})
+    plans, negative = [base], levels.view(np.uint32) == 0x80000000
     for form in ("scale", "affine"):
         if (grid := fit(levels, offset=form == "affine")) is not None:
-            codes, count = grid.codes, int(grid.codes.max()) + 1
-            if zero:
-                codes = np.where(levels.view(np.uint32) == 0x80000000, count, codes)
-            if count + zero <= MOST:
-                chosen = np.take_along_axis(codes, _codes(rows, levels), axis=1)
-                found.append(_packed(
-                    x, groups, form, _bits(count + zero), chosen, grid.arrays, first=grid.first,
-                    minus_zero=count if zero else None,
-                ))  # fmt: skip
-    return found
-
-
-def _packed(x, groups, form, bits, codes, arrays, **settings) -> Coded:
-    """`codes` is (groups, values of a group)."""
-    packed = pack(np.ascontiguousarray(codes.T), bits)
-    return Coded(
-        form=form, shape=x.shape, bits=bits, groups=groups, arrays={"codes": packed, **arrays},
-        **settings,
-    )  # fmt: skip
+            count = int(grid.codes.max()) + 1
+            codes = np.where(negative, count, grid.codes)
+            plan = dataclasses.replace(
+                base, form=form, codes=codes, arrays=grid.arrays, first=grid.first,
+                minus_zero=count if negative.any() else None,
+            )  # fmt: skip
+            plans += [plan] if codes.max() < MOST else []
+    return plans
 
 
 def _levels(rows: np.ndarray) -> np.ndarray | None:
@@ -168,12 +189,6 @@ def _distinct(row: np.ndarray) -> np.ndarray:
     return keys[np.append(True, keys[1:] != keys[:-1])]
 
 
-def _codes(rows: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Where each value stands among the levels of its row."""
-    keys = _ordered(levels)
-    return np.stack([np.searchsorted(k, _ordered(r)) for k, r in zip(keys, rows, strict=True)])
-
-
 def _ordered(x: np.ndarray) -> np.ndarray:
     """Float32 as int64 in the same order, -0 before +0."""
     bits = np.ascontiguousarray(x).view(np.int32).astype(np.int64)
@@ -183,10 +198,6 @@ def _ordered(x: np.ndarray) -> np.ndarray:
 def _unordered(keys: np.ndarray) -> np.ndarray:
     bits = np.where(keys < 0, (-(keys + 1)) | 0x80000000, keys)
     return bits.astype(np.uint32).view(np.float32)
-
-
-def _bits(count: int) -> int:
-    return max(1, int(count - 1).bit_length())
 
 
 def _expect(coded: Coded, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:

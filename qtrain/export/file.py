@@ -104,7 +104,7 @@ def read(path: Path) -> Export:
 def _stored(tensors: Mapping[str, Coded]) -> dict[str, np.ndarray]:
     """Arrays by the names that they have in the file."""
     return {
-        name if part == "values" else f"{name}:{part}": np.ascontiguousarray(array)
+        name if part == "values" else f"{name}:{part}": np.asarray(array, order="C")
         for name, coded in tensors.items()
         for part, array in coded.arrays.items()
     }

@@ -22,51 +22,65 @@ class Grid:
 def fit(levels: np.ndarray, *, offset: bool) -> Grid | None:
     """A grid that holds every level of float32 (groups, n), each row sorted; None: not found.
 
-    Negative zeros are left out: their code means nothing. With an offset, it is the least level.
-    The number of steps that a row spans is the least for which some scale gives all its bits.
+    What code a negative zero has means nothing. The number of steps that a row spans is the least
+    for which some scale gives all its bits. Without an offset a grid of up to 255 steps is found
+    if there is one: K scale, rounded, leaves three neighbours to choose from for the scale. With
+    one, which is the least level, only scales within 16 ulps are tried: enough where the levels
+    are not many times as far from zero as from each other.
     """
     if not np.isfinite(levels).all():
         return None
-    origin = (
-        np.where(levels[:, :1] == 0, 0, levels[:, :1]) if offset else np.zeros((len(levels), 1))
-    )
-    distance = levels.astype(np.float64) - origin
-    reach = np.abs(distance).max(axis=1, keepdims=True)
-    scale = np.zeros(len(levels), np.float32)
-    steps = np.zeros(levels.shape, np.int64)
-    open_rows = reach[:, 0] > 0
-    largest = np.abs(levels).max(axis=1, keepdims=True)
-    for span in range(1, REACH + 1):
-        if not open_rows.any():
-            break
-        rows = np.flatnonzero(open_rows)
-        exact = distance[rows] * (span / reach[rows])
-        # roundings of a level, of the largest one and of the offset, in steps
-        doubt = span * 2.0**-22 * largest[rows] / reach[rows]
-        likely = (np.abs(exact - np.rint(exact)) <= doubt).all(axis=1)
-        for row, ideal in zip(rows[likely], np.rint(exact[likely]).astype(np.int64), strict=True):
-            found = _scale(levels[row], ideal, origin[row], reach[row, 0] / span, offset)
-            if found is not None:
-                scale[row], steps[row], open_rows[row] = found, ideal, False
-    first = int(steps.min())
-    if open_rows.any() or int(steps.max()) - first > REACH:
-        return None
-    arrays = {"scale": scale}
+    origin = np.zeros((len(levels), 1), np.float32)
     if offset:
-        arrays["offset"] = origin[:, 0].astype(np.float32)
+        origin = np.where(levels[:, :1] == 0, np.float32(0), levels[:, :1])
+    found: list[tuple[np.float32, np.ndarray]] = []
+    for row, start in zip(levels, origin, strict=True):
+        if (one := _row(row, start, offset)) is None:
+            return None
+        found.append(one)
+    steps = np.stack([one[1] for one in found])
+    first = int(steps.min())
+    if int(steps.max()) - first > REACH:
+        return None
+    arrays = {"scale": np.array([one[0] for one in found], np.float32)}
+    if offset:
+        arrays["offset"] = origin[:, 0]
     return Grid(codes=steps - first, first=first, arrays=arrays)
 
 
-def _scale(levels, steps, origin, ideal: float, offset: bool) -> np.float32 | None:
+def _row(
+    levels: np.ndarray, origin: np.ndarray, offset: bool
+) -> tuple[np.float32, np.ndarray] | None:
+    """Scale and integers of one row."""
+    distance = levels.astype(np.float64) - origin
+    reach = np.abs(distance).max()
+    if reach == 0:
+        return np.float32(0), np.zeros(levels.shape, np.int64)
+    spans = np.arange(1, REACH + 1)[:, None]
+    exact = distance * (spans / reach)
+    # at most two roundings of a level and two of the largest, in steps
+    doubt = spans * (2.0**-21 * max(np.abs(levels).max() / reach, 1))
+    likely = (np.abs(exact - np.rint(exact)) <= doubt).all(axis=1)
+    for span in np.flatnonzero(likely) + 1:
+        steps = np.rint(exact[span - 1]).astype(np.int64)
+        scale = _scale(levels, steps, origin if offset else None, reach / span)
+        if scale is not None:
+            return scale, steps
+    return None
+
+
+def _scale(
+    levels: np.ndarray, steps: np.ndarray, offset: np.ndarray | None, ideal: float
+) -> np.float32 | None:
     """The scale near the ideal one that gives the bits of one row of levels, if there is one."""
-    middle = np.float32(ideal).view(np.int32)
-    tried = middle + np.arange(-_NEARBY[offset], _NEARBY[offset] + 1, dtype=np.int32)
-    scales = tried[tried > 0].view(np.float32)
+    nearby = _NEARBY[offset is not None]
+    patterns = np.float32(ideal).view(np.int32) + np.arange(-nearby, nearby + 1, dtype=np.int32)
+    scales = patterns[patterns > 0].view(np.float32)
     with np.errstate(all="ignore"):
         values = scales[:, None] * steps.astype(np.float32)
-        if offset:
-            values = values + origin.astype(np.float32)
-    minus_zero = levels.view(np.uint32) == 0x80000000
-    same = (values.view(np.uint32) == levels.view(np.uint32)) | minus_zero
+        if offset is not None:
+            values = values + offset
+    bits = levels.view(np.uint32)
+    same = (values.view(np.uint32) == bits) | (bits == 0x80000000)
     good = np.flatnonzero(same.all(axis=1))
     return scales[good[0]] if len(good) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +104,7 @@ def _built(origin: Origin) -> nnx.Module:
     recipe = origin.recipe
     model = models.create(
         recipe.model, num_classes=origin.num_classes, in_shape=origin.shape, rngs=nnx.Rngs(0),
-        width=recipe.widen,
+        width=recipe.widen, signed=recipe.signed,
     )  # fmt: skip
     if recipe.norm is not None:
         replace_batch_norms(model, recipe.norm)
