@@ -27,8 +27,8 @@ def train_step(
     """Forward, backward, update.
 
     Args:
-      images: uint8 (N, H, W, C).
-      labels: int32 (N,).
+      images: uint8 (N, H, W, C), or windows of text: uint8 (N, T).
+      labels: int32 (N,), or (N, T): one per character. The loss is the mean over all.
 
     Returns:
       The new state, and scalars: loss, accuracy, skipped (in all), in_a_row, loss_scale, and
