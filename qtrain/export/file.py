@@ -138,6 +138,6 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ModuleNotFoundError:
         raise ValueError(
-            "exported files need the package safetensors: pip install 'qtrain[export]'"
+            "exported files need a package that is missing: pip install safetensors"
         ) from None
     return safetensors

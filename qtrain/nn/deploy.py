@@ -45,7 +45,8 @@ def deploy(model: Model) -> Model:
 
 
 def _deploy_layer(path: str, layer: Any, name: str, hook: Any) -> None:
-    config, module = hook.config, getattr(hook, "rhs", None)
+    config = hook.config
+    module: Any = getattr(hook, "rhs", None)
     if hasattr(module, "layer") and not hasattr(module, "deploy"):
         return
     kernel = _kernel(path, layer)

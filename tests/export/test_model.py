@@ -11,7 +11,7 @@ from flax import nnx
 from qtrain import models
 from qtrain.export import Export, Origin, export, load, read, write
 from qtrain.export.codes import packed_size, plain
-from qtrain.nn import RangeNorm, RoundingKey, Tracked, quantize_model, replace_batch_norms
+from qtrain.nn import RangeNorm, RoundingKey, Tracked, quantize_model, replace_batch_norms, set_keys
 from qtrain.nn.deploy import deploy
 from qtrain.nn.hooks import ModuleHook
 from qtrain.quantize import Affine, Cast, Scale
@@ -52,8 +52,6 @@ def model_of(recipe: Recipe, seed: int = 0) -> nnx.Module:
         lambda x: jnp.asarray(np.abs(rng.normal(size=x.shape)) + (x.ndim < 2), x.dtype), state
     ))  # fmt: skip
     model.eval()
-    from qtrain.nn import set_keys
-
     return set_keys(model, jax.random.key(0))
 
 
@@ -92,7 +90,7 @@ def test_sizes_of_a_model(tmp_path):
 def test_nan_names_its_tensor():
     model = deploy(model_of(RECIPES["ternary"]))
     model.head.kernel[...] = model.head.kernel[...].at[3, 3].set(jnp.nan)
-    with pytest.raises(ValueError, match="^head/kernel: 1 of 2560 values are NaN; such a model"):
+    with pytest.raises(ValueError, match=r"^head/kernel: 1 of 2560 values are NaN; such a model"):
         export(model, origin(RECIPES["ternary"]))
 
 

@@ -196,7 +196,7 @@ def test_random_bits():
 
     Kills: nn/deploy.py: `jax.random.key(1)` -> `jax.random.key(0)`; `del hook.key` -> `pass`.
     """
-    with pytest.raises(ValueError, match="^conv: e5m2 stochastic draws its weights anew in each"):
+    with pytest.raises(ValueError, match=r"^conv: e5m2 stochastic draws its weights anew in each"):
         deploy(net(qt.DotConfig(rhs=DRAWN)))
     model = net(qt.DotConfig(lhs=TRACKED, rhs=Still()))
     shipped = deploy(model)
