@@ -78,10 +78,10 @@ class BinaryCodes:
         """Scales and codes; groups are the columns of `grouped(w)`."""
         rows = self.grouped(w).astype(jnp.float32)
         kept = jnp.ones_like(rows) if mask is None else self.grouped(mask).astype(jnp.float32)
-        found = _sequential(rows * kept, kept, self.bits, refine=self.rule != "greedy")
+        found = _sequential(rows, kept, self.bits, refine=self.rule != "greedy")
         if self.rule != "alternating":
             return found
-        return alternate(rows * kept, kept, found.scales, self.iterations)
+        return alternate(rows, kept, found.scales, self.iterations)
 
     def grouped(self, w: jax.Array) -> jax.Array:
         """(weights of a group, groups)."""
@@ -100,8 +100,8 @@ def alternate(w: jax.Array, kept: jax.Array, scales: jax.Array, iterations: int)
     """Codes of the nearest values and scales of least squares, in turn, from these `scales`.
 
     Args:
-      w: float32 (weights, groups), 0 where not kept.
-      kept: 0 or 1, of its shape.
+      w: float32 (weights, groups).
+      kept: 1, or 0 for weights whose codes are 0 and which no scale counts; of its shape.
       scales: float32 (k, groups).
     """
     again = lambda _, a: _fit(w, _nearest(w, kept, a))  # noqa: E731

@@ -124,9 +124,8 @@ def test_two_refined_bits_are_two_means(w):
     """|w| becomes the mean of those above mean|w|, or of those below: so again and again.
 
     Least squares with codes sign(w) and sign(|w| - mean|w|), up to their product, has one value for
-    each of the two. Kills: quantize/binary_codes.py: `values(found)` -> `found.scales[0]
-    * found.codes[0]` in `_sequential` (k = 3 would see it, the third code is of another residual);
-    the factor of the elimination.
+    each of the two. Kills: quantize/binary_codes.py: `factor = rows[j][i] * inverse[i]` -> `factor =
+    0 * inverse[i]`.
     """
     size = abs(w.astype(np.float64))
     above = size >= size.mean(0)
@@ -163,8 +162,7 @@ def test_more_codes_and_better_rules_err_less(w):
     """For greedy and refined codes, which are nested; and refined <= greedy of two bits, whose
     codes are the same, alternating <= refined of any. But for rounding: 1e-5 of the weights' power.
 
-    Kills: quantize/binary_codes.py: `w > middle` -> `w > 0 * middle`; `found.scales,
-    self.iterations` -> the scales halved.
+    Kills: quantize/binary_codes.py: `w > middle` -> `w > 0 * middle`.
     """
     slack = 1e-5 * (np.float64(w) ** 2).sum(0)
     found = {
@@ -185,7 +183,8 @@ def test_gaussian_errors(bits):
 
     4096 quantiles of the normal distribution stand for it; they lose the tails beyond them, whose
     power, 2 phi(3.7) 3.7, is 0.0003 of the whole.
-    Kills: quantize/binary_codes.py: `scales = lax.fori_loop` -> no loop; greedy for refined.
+    Kills: quantize/binary_codes.py: `fori_loop(0, iterations - 1` -> `fori_loop(0, 0`; `left = w -
+    values(found)` -> `left = w - found.scales[0] * found.codes[0]`.
     """
     w = jnp.asarray(norm.ppf((np.arange(4096) + 0.5) / 4096)[:, None], jnp.float32)
     got = [error(w, quantize(BinaryCodes(bits=bits, rule=r), w)).item() / 4096 for r in RULES]
@@ -203,7 +202,7 @@ def test_few_values_and_zeros_where_masked(rule, per, w, seed):
     is as if it were alone, but for the order of its sums.
 
     Kills: quantize/binary_codes.py: `* kept` of `_nearest` left out; `-kept, kept` -> `-1.0, 1.0`;
-    `self.per == "channel"` -> `"layer"`; `rows * kept, kept, self.bits` -> `rows, kept, self.bits`.
+    `self.per == "channel"` -> `"layer"`.
     """
     rng = np.random.default_rng(seed)
     mask = rng.permuted(np.arange(w.size).reshape(w.shape) // GROUPS < N // 2, axis=0)
@@ -224,8 +223,7 @@ def test_few_values_and_zeros_where_masked(rule, per, w, seed):
 def test_scales_with_the_weights(w, power):
     """Q(s w) = s Q(w), every bit for powers of two; Q(-w) = -Q(w), where nothing left is 0.
 
-    Kills: quantize/binary_codes.py: `_DEPENDENT * gram[i][i]` -> `_DEPENDENT`, for few weights;
-    `(levels[:-1] + levels[1:]) / 2` -> `levels[:-1] + 0.1`.
+    Kills: quantize/binary_codes.py: `(levels[:-1] + levels[1:]) / 2` -> `levels[:-1] + 0.1`.
     """
     for rule in RULES:
         quantizer = BinaryCodes(bits=3, rule=rule)
@@ -237,9 +235,9 @@ def test_scales_with_the_weights(w, power):
 
 @hp.given(HEAVY)
 def test_alternation_stays_where_it_is(w):
-    """From its own scales, its values come back: the nearest of a value is itself. Kills:
-    quantize/binary_codes.py: `iterations - 1` -> `iterations + 1` leaves this; `_fit(w, codes),
-    codes` -> `scales, codes` too; levels that are not sorted.
+    """From its own scales, its values come back: the nearest of a value is itself.
+
+    Kills: quantize/binary_codes.py: levels that are not sorted.
     """
     found = codes(BinaryCodes(bits=3, rule="alternating"), w)
     own = values(found)
@@ -251,8 +249,8 @@ def test_alternation_stays_where_it_is(w):
 def test_degenerate_groups(rule):
     """Equal weights, zeros, one weight: no NaN. A NaN or an infinity is not lost.
 
-    Kills: quantize/binary_codes.py: `jnp.where(free, rows[i][i], 1)` -> `rows[i][i]`, with the
-    outer where.
+    Kills: quantize/binary_codes.py: `rows[i][i] > _DEPENDENT * gram[i][i]` -> `rows[i][i] ==
+    rows[i][i]`.
     """
     w = np.zeros((N, GROUPS), np.float32)
     w[:, 1], w[0, 2], w[:, 3] = -0.3, 2.0, np.where(np.arange(N) % 2, 0.7, -0.7)
@@ -275,10 +273,11 @@ def test_shapes_and_gradient():
     """Any shape, its dtype; channels are the last axis; the gradient is that of the identity."""
     w = jnp.asarray(heavy(0)).reshape(4, 16, GROUPS)
     quantizer = BinaryCodes(bits=2)
-    np.testing.assert_array_equal(quantizer(w).reshape(N, GROUPS), quantizer(w.reshape(N, GROUPS)))
-    assert quantizer(w.astype(jnp.bfloat16)).dtype == jnp.bfloat16
-    assert quantizer(jnp.float32(0.3)) == jnp.float32(0.3)
-    gradient = jax.grad(lambda w: jnp.sum(quantizer(w) * jnp.arange(GROUPS)))(w)
+    got = np.asarray(jax.jit(quantizer)(w))
+    np.testing.assert_array_equal(got.reshape(N, GROUPS), quantize(quantizer, w.reshape(N, GROUPS)))
+    assert jax.eval_shape(quantizer, w.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    assert jax.jit(quantizer)(jnp.float32(0.3)) == jnp.float32(0.3)
+    gradient = jax.jit(jax.grad(lambda w: jnp.sum(quantizer(w) * jnp.arange(GROUPS))))(w)
     np.testing.assert_array_equal(gradient, jnp.broadcast_to(jnp.arange(GROUPS), w.shape))
     assert quantizer.describe() == "2-bit greedy codes, per channel"
 
