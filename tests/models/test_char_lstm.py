@@ -41,8 +41,8 @@ def logits(model, x):
 def test_is_the_recurrence(seed):
     """Within what float32 sums may differ by.
 
-    Kills: models/char_lstm.py: `write, keep, value, show` in another order; `inputs +
-    recurrent(hidden)` -> `inputs`; `jnp.tanh(cell)` -> `cell`; `return (hidden, cell)` swapped.
+    Kills: models/char_lstm.py: `write, keep, value, show` in another order; `recurrent(hidden)` ->
+    `0 * recurrent(hidden)`; `return (hidden, cell), hidden` -> `return (cell, hidden), hidden`.
     """
     model, x = small(seed), ids(seed)
     exact, bound, arguments = recurrence.logits(numbers(model), x)
@@ -54,7 +54,7 @@ def test_is_the_recurrence(seed):
 def test_says_nothing_of_what_follows():
     """A later character changes no earlier output, and every later one.
 
-    Kills: models/char_lstm.py: `nnx.Carry, 1), out_axes=(nnx.Carry, 1)` -> axis 0.
+    Kills: models/char_lstm.py: `nnx.Carry, 1), out_axes=(nnx.Carry, 1)` -> both 0.
     """
     model, x = small(), ids()
     changed = x.at[:, 3].set((x[:, 3] + 1) % LETTERS)
@@ -64,7 +64,7 @@ def test_says_nothing_of_what_follows():
 
 
 def test_forget_gates_start_open():
-    """Kills: models/char_lstm.py: `[width : 2 * width].set(1)` -> `[:width].set(1)`."""
+    """Kills: models/char_lstm.py: `[0, 1, 0, 0]` -> `[1, 0, 0, 0]`."""
     bias = np.asarray(small().inputs.bias[...]).reshape(4, WIDTH)
     np.testing.assert_array_equal(bias, np.repeat([[0], [1], [0], [0]], WIDTH, axis=1))
 
@@ -140,7 +140,7 @@ class Counter(nnx.Module):
 def test_state_goes_from_character_to_character():
     """A quantizer that keeps state is called once a character inside, once outside.
 
-    Kills: models/char_lstm.py: `nnx.StateAxes({...: nnx.Carry})` -> `nnx.StateAxes({...: None})`.
+    Kills: models/char_lstm.py: `(..., nnx.Carry)` -> `(..., None)`.
     """
     model = quantize_model(small(), [Rule(EVERY, DotConfig(lhs=Counting()))])
     np.testing.assert_array_equal(logits(model, ids()), logits(small(), ids()))

