@@ -92,7 +92,7 @@ class Iterative(Constraint):
     def _distort(self, w: jax.Array, mask: jax.Array | None) -> jax.Array:
         if self.period:
             return self.quantizer.quantize(w, mask)
-        return jnp.where(mask, w, jnp.zeros_like(w))
+        return w if mask is None else jnp.where(mask, w, jnp.zeros_like(w))
 
 
 def largest(w: jax.Array, prune: float) -> jax.Array:
@@ -115,6 +115,8 @@ METHODS = (
         estimator="none: the gradient is taken at the weights that move",
         uncertain="the loop is reconstructed from two abstracts; quantizer, scales and period ours",
         weight_bits=(1, 2, 3, 4),
-        places=lambda bits, _: {"weight": Iterative(quantizer=BinaryCodes(bits=bits), period=31)},
+        places=lambda bits, _: {
+            "weight": Iterative(quantizer=BinaryCodes(bits=bits or 1), period=31)
+        },
     ),
 )

@@ -23,7 +23,9 @@ def _method(rule: Rule, title: str, source: str) -> Method:
         estimator="identity",
         uncertain="definitions recalled; scales per output channel",
         weight_bits=(2, 1, 3, 4),
-        places=lambda bits, _: {"weight": BinaryCodes(bits=bits, rule=rule, iterations=ITERATIONS)},
+        places=lambda bits, _: {
+            "weight": BinaryCodes(bits=bits or 2, rule=rule, iterations=ITERATIONS)
+        },
     )
 
 

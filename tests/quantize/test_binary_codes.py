@@ -124,8 +124,8 @@ def test_two_refined_bits_are_two_means(w):
     """|w| becomes the mean of those above mean|w|, or of those below: so again and again.
 
     Least squares with codes sign(w) and sign(|w| - mean|w|), up to their product, has one value for
-    each of the two. Kills: quantize/binary_codes.py: `factor = rows[j][i] * inverse[i]` -> `factor =
-    0 * inverse[i]`.
+    each of the two. Kills: quantize/binary_codes.py: the factor of the elimination -> `0 *
+    inverse[i]`.
     """
     size = abs(w.astype(np.float64))
     above = size >= size.mean(0)
