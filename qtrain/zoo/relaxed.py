@@ -28,8 +28,7 @@ _TERNARY, _BINARY = TWN(), BinaryCodes(bits=1, per="layer")
 def relax(w: jax.Array, q: jax.Array, eta: jax.Array) -> jax.Array:
     """(eta q + w) / (1 + eta), as a blend: exactly `w` for eta = 0, exactly `q` for infinity."""
     own = 1 / (1 + eta)
-    blend = product(own, w) + product(1 - own, q)
-    return jnp.where(own > 0, blend, q)
+    return product(own, w) + product(1 - own, q)
 
 
 def attract(w: jax.Array, q: jax.Array, by: jax.Array) -> jax.Array:

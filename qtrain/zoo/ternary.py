@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
 from qtrain.nn import Learned
 from qtrain.quantize.estimator import straight_through
@@ -152,9 +151,8 @@ class Levels(nnx.Module):
     def __call__(self, w: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The ternary weights, in the shape and type of `w`; `key` is not used."""
         codes = straight_through(self.settings.codes, w.astype(jnp.float32))
-        side = lax.stop_gradient(codes)
-        below = jnp.where(side < 0, self.negative[...], 1)
-        level = jnp.where(side > 0, self.positive[...], below)
+        below = jnp.where(codes < 0, self.negative[...], 1)
+        level = jnp.where(codes > 0, self.positive[...], below)
         return (level * codes).astype(w.dtype)
 
 

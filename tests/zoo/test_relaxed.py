@@ -32,7 +32,7 @@ def test_relax(w, eta):
     """(eta q + w) / (1 + eta), between w and q; w itself for eta 0, q itself for infinity.
 
     Four roundings of each share, one of its product and one of the sum. Kills: zoo/relaxed.py:
-    `1 - own` -> `eta`; `product(own, w) + ...` -> `product(1 - own, w) + product(own, q)`.
+    `product(1 - own, q)` -> `product(eta, q)`.
     """
     q = np.asarray(ternary(w))
     want = (float(eta) * q.astype(float) + w) / (1 + float(eta))
@@ -60,7 +60,7 @@ def test_attract(w, share):
 
 
 def test_relax_and_attract_by_hand():
-    """Numbers that need no rounding."""
+    """Numbers that need no rounding. Kills: zoo/relaxed.py: `own` and `1 - own` swapped."""
     w, q = jnp.array([3.0, -1.0, 0.25]), jnp.array([2.0, -2.0, 0.0])
     np.testing.assert_array_equal(relax(w, q, jnp.float32(3)), [2.25, -1.75, 0.0625])
     np.testing.assert_array_equal(attract(w, q, jnp.float32(0.5)), [2.5, -1.5, 0.0])
@@ -97,7 +97,10 @@ def test_second_phase_after_123_steps():
 
 
 def test_relaxed_model():
-    """Every layer's eta grows once a step, under jit and the gradient."""
+    """Every layer's eta grows once a step, under jit and the gradient.
+
+    Kills: zoo/relaxed.py: `eta * np.float32(self.settings.growth)` -> `eta`.
+    """
     layer = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
     net = quantize_model(nnx.Sequential(layer), [Rule(".*", qt.DotConfig(rhs=BinaryRelax()))])
     graph, params, rest = nnx.split(net, nnx.Param, ...)
@@ -139,9 +142,9 @@ def test_prox_quant(quantizer, w, seed):
     """rate t nearer to Q(w) before 2/3 of the run; then the codes of step 8, whatever happens.
 
     What is deployed are the same codes, with a scale of the last weights. Kills: zoo/relaxed.py:
-    `state["frozen"], state["codes"], jnp` -> `~state["frozen"], state["codes"], jnp`; `frozen,
-    _multiple(w, codes), attract` -> `~frozen, ...`; `deploy`: `_multiple(w, state["codes"])` ->
-    `self.quantizer(w)`; `step.astype(jnp.float32), np.float32(self.rate)` -> `1`.
+    codes of Q(w) in each frozen step; `frozen, _multiple(w, codes)` -> `frozen, q`; `_multiple(w,
+    state["codes"])` -> `self.quantizer(w)`; `step.astype(jnp.float32)` -> `jnp.float32(1)`;
+    freezing one step later.
     """
     size = np.abs(w).max() + np.float32(2.0**-30)
     noise = np.random.default_rng(seed).normal(size=(STEPS, *SHAPE)).astype(np.float32) * size / 2
