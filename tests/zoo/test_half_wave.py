@@ -42,7 +42,7 @@ def test_positive_numbers_go_to_the_nearest_positive_level(quantizer, seed):
     """0 for x <= 0 and nothing else; the distance is the least of all levels above 0.
 
     Kills: zoo/half_wave.py: `jnp.maximum(x.astype(jnp.float32), ...)` -> `x`, so that small ones
-    become 0; `x <= 0` -> `x < 0`; `range(1, 2**bits)` -> `range(1, 2**bits + 1)`.
+    become 0; `x <= 0` -> `x < 0`.
     """
     centres = np.float64(quantizer.levels[1:])
     x = inputs(seed, quantizer.levels)
@@ -89,7 +89,8 @@ def error(step: float, bits: int) -> float:
 def test_steps_are_best_for_a_half_gaussian(bits):
     """Minimized in float64; printed to three digits.
 
-    Kills: zoo/half_wave.py: `2: 0.539` -> `2: 0.549`, `4: 0.184` -> `4: 0.193`.
+    Kills: zoo/half_wave.py: `2: 0.539` -> `2: 0.549`, `4: 0.184` -> `4: 0.193`; `j * step` ->
+    `(j + 1) * step`.
     """
     best = minimize_scalar(error, (0.1, STEPS[bits]), args=(bits,), tol=1e-10).x
     assert abs(best - STEPS[bits]) <= 6e-4

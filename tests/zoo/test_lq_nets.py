@@ -158,7 +158,7 @@ def test_gates():
 def test_what_has_no_answer_keeps_the_basis(settings):
     """Zeros, equal values, and a NaN: the basis stays finite, and the NaN is seen.
 
-    Kills: zoo/lq_nets.py: `jnp.where(jnp.isfinite(new[..., 0]), ...)` removed; the ridge 0;
+    Kills: zoo/lq_nets.py: `jnp.where(jnp.isfinite(new[..., 0]), ...)` removed;
     `jnp.where(jnp.isnan(x), x, levels[0])` -> `levels[0]`.
     """
     x, v = problem(settings, 0)
@@ -170,6 +170,17 @@ def test_what_has_no_answer_keeps_the_basis(settings):
     np.testing.assert_array_equal(step(settings, x, v)[:, 1], v[:, 1])
     y = np.asarray(quantize(settings, x, v))
     np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+
+
+def test_an_unused_code_keeps_its_number_and_no_other():
+    """All values are near 0 or v_0: v_0 becomes their mean, but for 1e-4 in 45, and v_1 stays.
+
+    Kills: zoo/lq_nets.py: `max(RIDGE, 1e-6 * len(x))` -> `0`.
+    """
+    x = np.tile(np.float32([0, 1.1] * (ROWS // 2))[:, None], CHANNELS)
+    v = np.tile(np.float32([[1], [10]]), CHANNELS)
+    got = step(LearnedBasis(bits=2), x, v)
+    np.testing.assert_allclose(got, np.float32([[1.1], [10]]) * np.ones(CHANNELS), rtol=1e-5)
 
 
 @functools.partial(jax.jit, static_argnums=0)
