@@ -29,6 +29,7 @@ PAPER = "jung2019qil"
 SEED = 0
 LAYERS = ("conv2", "hidden")  # those that the recipe quantizes, in order
 EVERY = 8  # steps from one record to the next
+FLOAT32 = 32  # bits of the first stage, which has no intervals
 BINS = 60  # of a histogram, from 0 to the largest magnitude
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     for stage in chain(recipe):
         program, state, step = short_run.begin(stage, dataset, SEED, state)
         steps = stage.epochs * (len(dataset.train_x) // stage.batch_size)
-        of_stage = Record(stage.weight[-1].setting.bits if stage.weight else None)
+        of_stage = Record(stage.weight[-1].setting.bits if stage.weight else FLOAT32)
         for i in range(steps):
             if i % EVERY == 0:
                 of_stage.add(program, state, before + i)
@@ -58,9 +59,9 @@ def chain(recipe: Recipe) -> list[Recipe]:
 
 
 class Record:
-    """What is seen of one stage; `bits` of its weights, None in float32."""
+    """What is seen of one stage; `bits` of its weights."""
 
-    def __init__(self, bits: int | None):
+    def __init__(self, bits: int):
         self.bits = bits
         self.seen: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -72,7 +73,7 @@ class Record:
             kernel = module.kernel[...]
             row = self.seen.setdefault((layer, "weight"), {"step": []})
             row["kernel"] = kernel
-            if self.bits is None:
+            if self.bits == FLOAT32:
                 continue
             hook = getattr(module, next(n for n in HOOKS if hasattr(module, n)))
             _extend(row, step, interval(hook.rhs, kernel))

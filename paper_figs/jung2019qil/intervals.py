@@ -6,6 +6,7 @@ Rows: python -m paper_figs.jung2019qil._record
 import numpy as np
 
 from paper_figs import style
+from paper_figs.jung2019qil._record import FLOAT32
 
 PAPER = "jung2019qil"
 WIDTH = "text"
@@ -34,7 +35,7 @@ def draw(d: dict, axes) -> None:
         color = colors[layer]
         for ax, role in ((weights, "weight"), (activations, "activation")):
             for bits, stage in found[role].items():
-                if bits is not None:
+                if bits != FLOAT32:
                     label = TITLE[layer] if bits == 4 else None
                     ax.fill_between(stage["step"], stage["low"], stage["high"], color=color,
                                     alpha=0.25, linewidth=0, label=label)  # fmt: skip
@@ -42,7 +43,7 @@ def draw(d: dict, axes) -> None:
                         ax.plot(stage["step"], stage[end], color=color, linewidth=0.8)
         _histograms(weights, found["weight"], color)
         for bits, stage in found["weight"].items():
-            if bits is not None:
+            if bits != FLOAT32:
                 pruned.plot(stage["step"], 100 * np.array(stage["pruned"]), color=color,
                             label=f"{TITLE[layer]}, to 0" if bits == 4 else None)  # fmt: skip
                 pruned.plot(stage["step"], 100 * np.array(stage["clipped"]), ":", color=color,
@@ -68,7 +69,7 @@ def _stages(ax, d: dict) -> None:
     """Lines where a stage begins, and its bits."""
     stages = next(iter(d["layers"].values()))["weight"]
     for bits, stage in stages.items():
-        if bits is not None:
+        if bits != FLOAT32:
             ax.axvline(stage["step"][0], color="#888888", linewidth=0.5, zorder=0)
             ax.annotate(f"{bits} bits", (np.mean(stage["step"]), 0), ha="center", va="bottom",
                         xycoords=("data", "axes fraction"), fontsize=5.5,

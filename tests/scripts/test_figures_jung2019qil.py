@@ -23,6 +23,10 @@ ROWS = {
          "clipped": [0.01, 0.02], "counts": [3, 2, 1], "largest": 0.9}
         for bits, step in ((4, 248), (3, 256)) for layer in _record.LAYERS
         for role in ("weight", "activation")
+    ] + [
+        {"bits": 32, "layer": layer, "role": "weight", "step": [], "counts": [3, 2, 1],
+         "largest": 0.9}
+        for layer in _record.LAYERS
     ],
 }  # fmt: skip
 
