@@ -20,9 +20,10 @@ def deploy(model: Model) -> Model:
     """A copy in evaluation mode whose weights went through their quantizers, once and for all.
 
     The quantizers of the weights leave the hooks; those of the activations, with their state,
-    and the accumulators stay. Outputs have the bits of `model` in evaluation mode, jitted and
-    not; a jitted call is to be compared with a jitted one, since XLA may add up products in
-    another order in one than in the other, with quantizers or without.
+    and the accumulators stay. Outputs have the bits of `model` in evaluation mode: of the jitted
+    model those of the jitted one, and of the one that is not those of the one that is not, where a
+    quantizer itself gives the same bits in both ways. One that adds up a whole weight (ABC-Net's)
+    may not: then it is as the compiled model has it, since quantizers are compiled here.
 
     What stays in a hook:
       - a quantizer whose module has `layer`, since it does more than change the weight; unless
@@ -54,8 +55,8 @@ def _deploy_layer(path: str, layer: Any, name: str, hook: Any) -> None:
         narrow = module.deploy(kernel)
     else:
         quantizer = config.rhs if module is None else module
-        narrow = quantizer(kernel, jax.random.key(0))
-        if config.rhs.needs_key and not _same(narrow, quantizer(kernel, jax.random.key(1))):
+        narrow = _applied(quantizer, kernel, 0)
+        if config.rhs.needs_key and not _same(narrow, _applied(quantizer, kernel, 1)):
             raise ValueError(
                 f"{path}: {config.rhs.describe()} draws its weights anew in each call, so there are"
                 " none to deploy: only a quantizer without random bits can be applied once"
@@ -66,6 +67,14 @@ def _deploy_layer(path: str, layer: Any, name: str, hook: Any) -> None:
     else:
         setattr(layer, name, _without_weight(hook))
     layer.kernel[...] = narrow
+
+
+def _applied(quantizer: Any, kernel: jax.Array, seed: int) -> jax.Array:
+    """What a compiled program makes of the weight."""
+    key = jax.random.key(seed)
+    if isinstance(quantizer, nnx.Module):
+        return nnx.jit(lambda quantizer, w, key: quantizer(w, key))(quantizer, kernel, key)
+    return jax.jit(quantizer)(kernel, key)
 
 
 def _kernel(path: str, layer: Any) -> jax.Array:

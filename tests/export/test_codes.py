@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import strategies
 
-from qtrain.export.codes import MOST, decode, encode, pack, packed_size, plain, unpack
+from qtrain.export.codes import decode, encode, pack, packed_size, plain, unpack
 from qtrain.optim import LossAware
 from qtrain.quantize import Affine, Cast, Scale
 
@@ -122,7 +122,7 @@ def test_size_of_a_table(bits):
         levels = np.unique(rng.normal(size=count).astype(np.float32))
         x = rng.permutation(np.resize(levels, 2003))
         coded = back(x)
-        if count > MOST:
+        if count > 256:
             assert (coded.form, coded.nbytes) == ("plain", 4 * 2003)
         else:
             width = bits + (count > 2**bits)
