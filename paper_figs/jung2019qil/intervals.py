@@ -1,7 +1,7 @@
 """Intervals of weights and activations while they are learned, and the weights beneath them.
 
 The default recipe, seed 0, from the end of its float32 run on. Left: intervals of both quantized
-layers' weights (shaded), and the densities of |w| at the end of each stage (thin, sideways). Middle:
+layers' weights (shaded), and densities of |w| at the end of each stage (thin, sideways). Middle:
 those of their inputs. Right: the shares of weights that are pruned to 0, and that are clipped.
 Rows: python -m paper_figs.jung2019qil._record
 """
