@@ -141,12 +141,8 @@ class ActivationBases(nnx.Module):
 
 METHODS = (
     Method(
-        name="abc_net",
-        title="ABC-Net, sums of signs",
-        source="lin2017abc",
-        technique="optimization",
-        codebook="adaptive",
-        targets=("weight", "activation"),
+        name="abc_net", title="ABC-Net, sums of signs", source="lin2017abc",
+        technique="optimization", codebook="adaptive", targets=("weight", "activation"),
         places=lambda bits, activation_bits: {
             "weight": AbcWeights(bits=bits or 5),
             "activation": AbcActivations(bits=activation_bits or 5),
@@ -154,8 +150,6 @@ METHODS = (
         start="pretrained",
         estimator="weights times the sum of scales; activations 1{0 <= x + v <= 1} per base",
         uncertain="recalled, but for the shifts of weights; first values of v and beta are ours",
-        weight_bits=(5, 1, 2, 3, 4),
-        activation_bits=(5, 1, 2, 3, 4),
-        signed=True,
+        weight_bits=(5, 1, 2, 3, 4), activation_bits=(5, 1, 2, 3, 4), signed=True,
     ),
-)
+)  # fmt: skip

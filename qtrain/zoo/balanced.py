@@ -91,17 +91,11 @@ def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="balanced",
-        title="Balanced quantization",
-        source="zhou2017balanced",
-        technique="rounding",
-        codebook="adaptive",
-        targets=("weight", "activation"),
-        places=_places,
-        estimator="identity",
+        name="balanced", title="Balanced quantization", source="zhou2017balanced",
+        technique="rounding", codebook="adaptive", targets=("weight", "activation"),
+        places=_places, estimator="identity",
         uncertain="the map from bins to values and the gradient are recalled; which function the"
         " source gives activations is not known",
-        weight_bits=(2, 1, 3, 4),
-        activation_bits=(2, 1, 3, 4),
+        weight_bits=(2, 1, 3, 4), activation_bits=(2, 1, 3, 4),
     ),
-)
+)  # fmt: skip

@@ -168,28 +168,20 @@ def _method(**fields: Any) -> Method:
 
 METHODS = (
     _method(
-        name="binaryconnect",
-        title="BinaryConnect, deterministic",
-        source="courbariaux2015binaryconnect",
-        technique="rounding",
+        name="binaryconnect", title="BinaryConnect, deterministic",
+        source="courbariaux2015binaryconnect", technique="rounding",
         places=lambda bits, activation_bits: {"weight": BinaryConnect()},
     ),
     _method(
-        name="binaryconnect_stochastic",
-        title="BinaryConnect, stochastic",
-        source="courbariaux2015binaryconnect",
-        technique="random rounding",
+        name="binaryconnect_stochastic", title="BinaryConnect, stochastic",
+        source="courbariaux2015binaryconnect", technique="random rounding",
         places=lambda bits, activation_bits: {"weight": StochasticBinaryConnect()},
     ),
     _method(
-        name="bnn",
-        title="Binarized neural networks",
-        source="hubara2016bnn",
-        technique="rounding",
-        targets=("weight", "activation"),
+        name="bnn", title="Binarized neural networks", source="hubara2016bnn",
+        technique="rounding", targets=("weight", "activation"),
         places=lambda bits, activation_bits: {"weight": BinaryConnect(), "activation": Sign()},
-        estimator="weights identity and clipped, activations hard tanh",
-        activation_bits=(1,),
+        estimator="weights identity and clipped, activations hard tanh", activation_bits=(1,),
         signed=True,
     ),
-)
+)  # fmt: skip

@@ -99,27 +99,16 @@ def _with_errors(bits: Any, activation_bits: Any) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="dorefa",
-        title="DoReFa-Net",
-        source="zhou2016dorefa",
-        technique="rounding",
-        codebook="fixed",
-        targets=("weight", "activation"),
-        places=_places,
+        name="dorefa", title="DoReFa-Net", source="zhou2016dorefa", technique="rounding",
+        codebook="fixed", targets=("weight", "activation"), places=_places,
         estimator="through the rounding alone, not through tanh, maximum and clip",
-        weight_bits=(2, 1, 3, 4, 8),
-        activation_bits=(2, 1, 3, 4, 8),
+        weight_bits=(2, 1, 3, 4, 8), activation_bits=(2, 1, 3, 4, 8),
     ),
     Method(
-        name="dorefa_errors",
-        title="DoReFa-Net with errors of 6 bits",
-        source="zhou2016dorefa",
-        technique="random rounding",
-        codebook="fixed",
-        targets=("weight", "activation", "error"),
+        name="dorefa_errors", title="DoReFa-Net with errors of 6 bits", source="zhou2016dorefa",
+        technique="random rounding", codebook="fixed", targets=("weight", "activation", "error"),
         places=_with_errors,
         estimator="through the rounding alone, not through tanh, maximum and clip",
-        weight_bits=(1, 2, 3, 4, 8),
-        activation_bits=(2, 1, 3, 4, 8),
+        weight_bits=(1, 2, 3, 4, 8), activation_bits=(2, 1, 3, 4, 8),
     ),
-)
+)  # fmt: skip

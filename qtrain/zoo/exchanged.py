@@ -44,41 +44,23 @@ def _codec(codec: Any, **fields: Any) -> Method:
 
 METHODS = (
     Method(
-        name="gupta",
-        title="Fixed point with stochastic rounding",
-        source="gupta2015limited",
-        technique="random rounding",
-        codebook="fixed",
-        targets=("weight", "activation", "error"),
-        places=_fixed_places,
-        estimator="identity",
+        name="gupta", title="Fixed point with stochastic rounding", source="gupta2015limited",
+        technique="random rounding", codebook="fixed", targets=("weight", "activation", "error"),
+        places=_fixed_places, estimator="identity",
         uncertain="recalled; how many bits are before the point is our choice, and the source"
         " keeps weights in fixed point too, with no wider ones beside them",
-        weight_bits=(16, 8, 12),
-        activation_bits=(16, 8, 12),
+        weight_bits=(16, 8, 12), activation_bits=(16, 8, 12),
     ),
     _codec(
-        TERNGRAD,
-        name="terngrad",
-        title="TernGrad",
-        source="wen2017terngrad",
-        technique="random rounding",
-        uncertain="recalled; each worker has its own scale",
+        TERNGRAD, name="terngrad", title="TernGrad", source="wen2017terngrad",
+        technique="random rounding", uncertain="recalled; each worker has its own scale",
     ),
     _codec(
-        QSGD(),
-        name="qsgd",
-        title="QSGD",
-        source="alistarh2017qsgd",
-        technique="random rounding",
+        QSGD(), name="qsgd", title="QSGD", source="alistarh2017qsgd", technique="random rounding",
         uncertain="recalled; without buckets and entropy coding",
     ),
     _codec(
-        Sign(),
-        name="signsgd",
-        title="signSGD",
-        source="bernstein2018signsgd",
-        technique="rounding",
-        uncertain="recalled; workers' signs are averaged, without a vote",
+        Sign(), name="signsgd", title="signSGD", source="bernstein2018signsgd",
+        technique="rounding", uncertain="recalled; workers' signs are averaged, without a vote",
     ),
-)
+)  # fmt: skip

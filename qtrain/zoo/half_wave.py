@@ -101,16 +101,10 @@ def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="hwgq",
-        title="Half-wave Gaussian quantization",
-        source="cai2017hwgq",
-        technique="optimization",
-        codebook="fixed",
-        targets=("weight", "activation"),
-        places=_places,
-        estimator="activations clipped ReLU; weights as BWN",
+        name="hwgq", title="Half-wave Gaussian quantization", source="cai2017hwgq",
+        technique="optimization", codebook="fixed", targets=("weight", "activation"),
+        places=_places, estimator="activations clipped ReLU; weights as BWN",
         uncertain="the steps for 1, 3 and 4 bits are our own optimum, not read in the source",
-        weight_bits=(1,),
-        activation_bits=(2, 1, 3, 4),
+        weight_bits=(1,), activation_bits=(2, 1, 3, 4),
     ),
-)
+)  # fmt: skip

@@ -56,22 +56,21 @@ def _method(name: str, title: str, places, bits: tuple[int, ...], uncertain: str
 
 _START = "how the alternation starts: here, from the signs"
 METHODS = (
-    _method("lab", "Loss-aware binarization", lambda *_: {"weight": LossAware(bits=1)}, (1,)),
-    _method("lat", "Loss-aware ternarization, exact", lambda *_: {"weight": _TERNARY}, (2,)),
     _method(
-        "lat2",
-        "Loss-aware ternarization with two scales",
-        lambda *_: {"weight": TwoScales()},
+        "lab", "Loss-aware binarization", lambda *_: {"weight": LossAware(bits=1)}, (1,),
+    ),
+    _method(
+        "lat", "Loss-aware ternarization, exact", lambda *_: {"weight": _TERNARY}, (2,),
+    ),
+    _method(
+        "lat2", "Loss-aware ternarization with two scales", lambda *_: {"weight": TwoScales()},
         (2,),
     ),
     _method(
-        "laq",
-        "Loss-aware quantization (2 bits: ternarization, alternating)",
-        lambda bits, _: {"weight": LossAware(bits=bits)},
-        (3, 2, 4, 5, 6, 8),
-        _START,
+        "laq", "Loss-aware quantization (2 bits: ternarization, alternating)",
+        lambda bits, _: {"weight": LossAware(bits=bits)}, (3, 2, 4, 5, 6, 8), _START,
     ),
-)
+)  # fmt: skip
 NOT_BUILT = {
     "laq_log": "powers of two need a projection of their own in `optim.LossAware`; `inq` has them"
 }

@@ -147,16 +147,10 @@ def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="lq_nets",
-        title="LQ-Nets",
-        source="zhang2018lqnets",
-        technique="optimization",
-        codebook="adaptive",
-        targets=("weight", "activation"),
-        places=_places,
+        name="lq_nets", title="LQ-Nets", source="zhang2018lqnets", technique="optimization",
+        codebook="adaptive", targets=("weight", "activation"), places=_places,
         estimator="identity for weights; for activations, 0 above the largest level",
         uncertain="a ridge in every step, which the source's code has for weights alone",
-        weight_bits=(2, 1, 3, 4),
-        activation_bits=(2, 1, 3, 4),
+        weight_bits=(2, 1, 3, 4), activation_bits=(2, 1, 3, 4),
     ),
-)
+)  # fmt: skip

@@ -83,16 +83,11 @@ def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="pact",
-        title="Parameterized clipping activation",
-        source="choi2018pact",
-        technique="learned",
-        codebook="adaptive",
-        targets=("weight", "activation"),
+        name="pact", title="Parameterized clipping activation", source="choi2018pact",
+        technique="learned", codebook="adaptive", targets=("weight", "activation"),
         places=_places,
         estimator="that of the cut, also in the learned level; weights as DoReFa's",
         uncertain="the activations are recalled, with their first level and its decay",
-        weight_bits=(4, 2, 3, 5, 8),
-        activation_bits=(4, 2, 3, 5, 8),
+        weight_bits=(4, 2, 3, 5, 8), activation_bits=(4, 2, 3, 5, 8),
     ),
-)
+)  # fmt: skip

@@ -98,17 +98,12 @@ def _method(**fields: Any) -> Method:
 
 METHODS = (
     _method(
-        name="qnn",
-        title="Quantized neural networks",
-        targets=("weight", "activation"),
+        name="qnn", title="Quantized neural networks", targets=("weight", "activation"),
         places=_places,
     ),
     _method(
-        name="qnn_errors",
-        title="Quantized neural networks, errors in powers of two of 6 bits",
+        name="qnn_errors", title="Quantized neural networks, errors in powers of two of 6 bits",
         targets=("weight", "activation", "error"),
-        places=lambda bits, activation_bits: (
-            _places(bits, activation_bits) | {"error": PowerOfTwo()}
-        ),
+        places=lambda bits, acts: _places(bits, acts) | {"error": PowerOfTwo()},
     ),
-)
+)  # fmt: skip

@@ -177,19 +177,12 @@ def _method(name: str, title: str, source: str, make, estimator: str, uncertain:
 
 METHODS = (
     _method(
-        "binaryrelax",
-        "BinaryRelax",
-        "yin2018binaryrelax",
-        BinaryRelax,
-        "identity",
+        "binaryrelax", "BinaryRelax", "yin2018binaryrelax", BinaryRelax, "identity",
         "how fast eta grows, and when the second phase begins",
     ),
     _method(
-        "proxquant",
-        "ProxQuant",
-        "bai2019proxquant",
-        ProxQuant,
+        "proxquant", "ProxQuant", "bai2019proxquant", ProxQuant,
         "none: the gradient at the weights themselves",
         "whether t counts steps or epochs; whether scales move after freezing",
     ),
-)
+)  # fmt: skip

@@ -96,18 +96,11 @@ def _places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="syq",
-        title="Symmetric quantization",
-        source="faraone2018syq",
-        technique="learned",
-        codebook="adaptive",
-        targets=("weight", "activation"),
-        places=_places,
-        start="pretrained",
+        name="syq", title="Symmetric quantization", source="faraone2018syq", technique="learned",
+        codebook="adaptive", targets=("weight", "activation"), places=_places, start="pretrained",
         estimator="gradient times the scale",
         uncertain="the backward pass and the first scales are recalled; activations are DoReFa's,"
         " one of two kinds in the source's code",
-        weight_bits=(2, 1),
-        activation_bits=(8, 4, 2),
+        weight_bits=(2, 1), activation_bits=(8, 4, 2),
     ),
-)
+)  # fmt: skip

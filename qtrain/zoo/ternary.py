@@ -158,28 +158,18 @@ class Levels(nnx.Module):
 
 METHODS = (
     Method(
-        name="twn",
-        title="Ternary weight networks",
-        source="li2016twn",
-        technique="optimization",
-        codebook="adaptive",
-        targets=("weight",),
-        places=lambda bits, activation_bits: {"weight": TWN()},
-        estimator="identity",
+        name="twn", title="Ternary weight networks", source="li2016twn", technique="optimization",
+        codebook="adaptive", targets=("weight",),
+        places=lambda bits, activation_bits: {"weight": TWN()}, estimator="identity",
         uncertain="the threshold 0.7 mean|w| is recalled, and seen in codes of others",
         weight_bits=(2,),
     ),
     Method(
-        name="ttq",
-        title="Trained ternary quantization",
-        source="zhu2017ttq",
-        technique="learned",
-        codebook="adaptive",
-        targets=("weight",),
-        places=lambda bits, activation_bits: {"weight": TTQ()},
-        start="pretrained",
+        name="ttq", title="Trained ternary quantization", source="zhu2017ttq",
+        technique="learned", codebook="adaptive", targets=("weight",),
+        places=lambda bits, activation_bits: {"weight": TTQ()}, start="pretrained",
         estimator="gradient times the level, times 1 where the code is 0",
         uncertain="the backward pass is recalled; a published code does the same",
         weight_bits=(2,),
     ),
-)
+)  # fmt: skip

@@ -146,17 +146,10 @@ def _places(bits: Any, activation_bits: Any) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="wrpn",
-        title="Wide reduced-precision networks",
-        source="mishra2018wrpn",
-        technique="rounding",
-        codebook="fixed",
-        targets=("weight", "activation"),
-        places=_places,
+        name="wrpn", title="Wide reduced-precision networks", source="mishra2018wrpn",
+        technique="rounding", codebook="fixed", targets=("weight", "activation"), places=_places,
         estimator="identity inside the range, else 0",
         uncertain="all of it is recalled; that weights begin by filling the range is our choice",
-        weight_bits=(4, 2, 3, 8),
-        activation_bits=(4, 1, 2, 3, 8),
-        widen=2,
+        weight_bits=(4, 2, 3, 8), activation_bits=(4, 1, 2, 3, 8), widen=2,
     ),
-)
+)  # fmt: skip

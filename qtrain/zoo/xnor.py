@@ -136,29 +136,19 @@ def input_scale(op, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 METHODS = (
     Method(
-        name="bwn",
-        title="Binary weight networks",
-        source="rastegari2016xnor",
-        technique="optimization",
-        codebook="adaptive",
-        targets=("weight",),
+        name="bwn", title="Binary weight networks", source="rastegari2016xnor",
+        technique="optimization", codebook="adaptive", targets=("weight",),
         places=lambda bits, activation_bits: {"weight": BWN()},
         estimator="times 1 / n + alpha 1{|w| <= 1}",
         uncertain="the backward rule is recalled; the source's code also centres weights",
         weight_bits=(1,),
     ),
     Method(
-        name="xnor",
-        title="XNOR-Net",
-        source="rastegari2016xnor",
-        technique="optimization",
-        codebook="adaptive",
-        targets=("weight", "activation"),
+        name="xnor", title="XNOR-Net", source="rastegari2016xnor", technique="optimization",
+        codebook="adaptive", targets=("weight", "activation"),
         places=lambda bits, activation_bits: {"weight": XNOR()},
         estimator="weights times 1 / n + alpha 1{|w| <= 1}, inputs hard tanh",
         uncertain="recalled; whether the input scale K passes a gradient is not known: here, not",
-        weight_bits=(1,),
-        activation_bits=(1,),
-        signed=True,
+        weight_bits=(1,), activation_bits=(1,), signed=True,
     ),
-)
+)  # fmt: skip
