@@ -97,7 +97,7 @@ class _Interval(nnx.Module):
     """c and d of one operand; the interval may be read as `low_high()`."""
 
     def __init__(self, settings: IntervalWeight | IntervalActivation):
-        self.settings = settings
+        self.settings: Any = settings
         self.c = Learned(jnp.float32(0.5), rate=settings.rate)
         self.d = Learned(jnp.float32(0.5), rate=settings.rate)
 
