@@ -34,7 +34,7 @@ SEED = 0
 LAYERS = ("conv2", "hidden")  # the first and the last one stay in float32
 KMEANS = (1, 2, 3, 4, 5, 6, 8)  # bits
 PRODUCT = tuple((bits, length) for bits in (1, 2, 4) for length in (1, 2, 4, 8))
-RESIDUAL = tuple((bits, 4, stages) for bits in (4, 8) for stages in (1, 2, 4))
+RESIDUAL = tuple((4, 4, stages) for stages in (1, 2, 3, 4, 6))
 WIDE = 32
 
 Quantize = Callable[[jax.Array], jax.Array]
@@ -47,7 +47,10 @@ def main() -> None:
     program, state, step = short_run.begin(recipe, dataset, SEED)
     for i in range(recipe.epochs * (len(dataset.train_x) // recipe.batch_size)):
         state, _ = step(state, *short_run.batch(recipe, dataset, SEED, i))
-    short_run.write(PAPER, "compression", list(rows(program, state, dataset)))
+    found = []
+    for row in rows(program, state, dataset):
+        found.append(row)
+        short_run.write(PAPER, "compression", found)
 
 
 def rows(program: Program, state: State, dataset: Dataset) -> Iterator[dict]:
