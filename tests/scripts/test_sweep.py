@@ -2,12 +2,16 @@
 
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from qtrain.train import loop
 from scripts import sweep
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"recipe": "wang2018fp8", "only": ("float32",), "seeds": (0,), "model": ("mlp",),
          "epochs": 1}  # fmt: skip
 
@@ -80,3 +84,40 @@ def test_a_place_that_cannot_be_written_is_named_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write .*rows\.jsonl: .*choose another --out"):
         sweep.main(sweep.Options(**QUICK, out=tmp_path / "file" / "rows.jsonl"))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path):
+    """SIGKILL again and again, each time a little later: in the end every run has one row.
+
+    A method that begins with trained weights is among them, so kills meet its start as well.
+    """
+    command = [
+        sys.executable, "scripts/sweep.py", "guo2018survey", "--out", str(tmp_path), "--starts",
+        str(tmp_path / "starts"), "--model", "mlp", "--epochs", "1", "--seeds", "0", "1",
+        "--only", "twn 2/32", "ttq 2/32",
+    ]  # fmt: skip
+    for seconds in range(6, 600, 3):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(seconds)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert process.returncode == 0
+    found = [(row["variant"], row["seed"]) for row in rows(tmp_path / "guo2018survey.jsonl")]
+    assert sorted(found) == [(n, s) for n in ("ttq 2/32", "twn 2/32") for s in (0, 1)]
+
+
+def test_several_models_and_a_folder(tmp_path, capsys):
+    """Kills: sweep.py: `changed(recipe, **changes, **model)` -> `changed(recipe, **changes)`."""
+    chosen = sweep.variants(sweep.Options(**{**QUICK, "model": ("mlp", "small_cnn")}))
+    assert {name: r.model for name, r in chosen.items()} == {
+        "mlp: float32": "mlp", "small_cnn: float32": "small_cnn"
+    }  # fmt: skip
+    sweep.main(sweep.Options(**QUICK, out=tmp_path / "results"))
+    assert len(rows(tmp_path / "results" / "wang2018fp8.jsonl")) == 1
+    said = capsys.readouterr().out
+    assert "[1 of 1, about 0 min left]" in said
+    assert said.splitlines()[-2].startswith("float32  ")
