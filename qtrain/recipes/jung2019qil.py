@@ -15,8 +15,10 @@ Deviations:
     that gamma is learned at 2 bits only, rates and the guards are those of one of the codes; first
     intervals are ours, see `zoo.qil`.
 (2) The default is a small CNN on embedded images, with stages of 4 epochs and cosine schedules, and
-    no stage at 5 bits. Rates are, as in a public code, a tenth of the float32 run's, and for
-    intervals a hundredth of that; the weight decay is that code's too.
+    no stage at 5 bits. Intervals learn at a hundredth of the rate of the weights, and the weight
+    decay is 1e-4, as in a public code. Its stages have a tenth of the float32 run's rate. In so few
+    epochs that is too little: from float32 to 2 bits at once (seed 0, 4 epochs), 0.005, 0.02 and
+    0.05 ended at 87.0, 88.5 and 88.6 % of 2000 images. Stages have 0.02.
 (3) With --ends, the input of the first layer stays in float32: images have values below zero,
     which an interval would cut off.
 """
@@ -32,7 +34,7 @@ from qtrain.zoo.qil import IntervalActivation, IntervalWeight
 
 MODEL, EPOCHS = "small_cnn_bn", 4  # of the float32 run and of each stage
 SCRATCH = Momentum(lr=0.05, weight_decay=1e-4)
-STAGE = Momentum(lr=0.005, weight_decay=1e-4)
+STAGE = Momentum(lr=0.02, weight_decay=1e-4)
 GAMMA_BITS = 2  # of weights that learn gamma, where nothing else is said
 
 

@@ -89,9 +89,9 @@ def test_the_chain_is_recorded_from_its_beginning():
 
 def test_what_is_recorded_of_an_interval():
     """Kills: _record.py: `size == 0` -> `size > 0`; `jnp.abs(kernel) > high` -> `kernel > high`."""
-    kernel = jnp.array([[-2.0, -1.0, -0.1, 0.0, 0.1, 0.5, 1.0, 2.0]])
+    kernel = jnp.array([[-2.0, -1.0, -0.1, 0.0, 0.1, 0.8, 1.0, 2.0]])
     module = IntervalWeight(bits=2).module(kernel)
     module.c[...], module.d[...] = jnp.float32(0.75), jnp.float32(0.5)
     found = _record.interval(module, kernel)
-    assert found == {"low": 0.25, "high": 1.25, "gamma": 1.0, "pruned": 0.5, "clipped": 0.25}
+    assert found == {"low": 0.25, "high": 1.25, "gamma": 1.0, "pruned": 0.375, "clipped": 0.25}
     assert _record.histogram(np.array([0.0, 1.0, 2.0]))["counts"][-1] == 1
