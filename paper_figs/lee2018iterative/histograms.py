@@ -35,15 +35,15 @@ def data(quick: bool) -> dict:
 
 def draw(d: dict, axes) -> None:
     """A panel per cycle."""
-    middles = (d["edges"][:-1] + d["edges"][1:]) / 2
     colors = style.shades(RUNS)
     for ax, (cycle, found) in zip(axes, d["density"].items(), strict=False):
         for at in (-1, 1):
             ax.axvline(at, color="#bbbbbb", linewidth=0.7, zorder=0)
         for run, density in found.items():
-            some = density > 0
-            ax.plot(middles[some], density[some], color=colors[run], linewidth=0.8, label=run)
-        ax.set(yscale="log", xlabel="w / mean |w| of its channel", title=f"cycle {cycle}")
+            ax.stairs(density, d["edges"], color=colors[run], linewidth=0.8, label=run)
+        reach = _record.REACH
+        ax.set(yscale="log", xlim=(-reach, reach), ylim=(1e-4, 12), title=f"cycle {cycle}")
+        ax.set_xlabel("w / mean |w| of its channel")
     axes[0].set_ylabel("density")
     axes[0].legend(loc="upper right")
 

@@ -79,6 +79,20 @@ def test_rows_are_those_of_the_run(rows):
     assert jax.tree.leaves(program.moves.constraints)
 
 
+def test_committed_cycles():
+    """Of the small CNN: weights move less from the first cycle to the last, and what is shipped is
+    better than the trained weights quantized at once.
+    """
+    found = cycles.data(quick=True)["runs"]
+    assert "1 bit" in found
+    for run, values in found.items():
+        assert len(values["moved"]) == 13
+        assert spearmanr(values["cycle"], values["moved"]).statistic < 0, run
+        assert np.median(values["moved"][-3:]) < 1
+        after = values["accuracy"][1][1::2]
+        assert after[-1] > after[0], run
+
+
 def written(folder, rows) -> None:
     """Rows of `_record` and of a sweep, some seeds missing, as those scripts write them."""
     folder.mkdir(parents=True)
