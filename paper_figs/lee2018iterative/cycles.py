@@ -5,9 +5,9 @@ each of 12 more. Left: mean (before - after)^2 over all weights, as a share of t
 of lee2018iterative: it falls]. With rates that fall by a cosine it must: what moves less is moved
 back less. Dashed: one bit at a constant rate, which shows what is left of the claim without that.
 Middle, right: saw-teeth; each cycle's upper end (accuracy) is the full-precision weights that
-training left, its lower end the same weights quantized. Dotted: float32 before the first. One bit gains, from 71.7
-to 75.2 %. Two greedy bits lose, from 86.2 to 70.8 %, while their quantization loss falls 50 times:
-it says little about the weights shipped. Greedy codes of two bits are not kept by a second pass,
+training left, its lower end the same weights quantized. Dotted: float32 before the first.
+One bit gains, from 71.7 to 75.2 %. Two greedy bits lose, from 86.2 to 70.8 %, while their
+quantization loss falls 50 times: it says little about the weights shipped. Greedy codes of two bits are not kept by a second pass,
 which shrinks the second scale by 1 - m^2 [derived]; that this is the reason was not tested.
 Rows: python -m paper_figs.lee2018iterative._record
 """
