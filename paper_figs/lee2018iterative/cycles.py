@@ -7,8 +7,9 @@ back less. Dashed: one bit at a constant rate, which shows what is left of the c
 Middle, right: saw-teeth; each cycle's upper end (accuracy) is the full-precision weights that
 training left, its lower end the same weights quantized. Dotted: float32 before the first.
 One bit gains, from 71.7 to 75.2 %. Two greedy bits lose, from 86.2 to 70.8 %, while their
-quantization loss falls 50 times: it says little about the weights shipped. Greedy codes of two bits are not kept by a second pass,
-which shrinks the second scale by 1 - m^2 [derived]; that this is the reason was not tested.
+quantization loss falls 50 times: it says little about the weights shipped. Two
+greedy codes are not kept by a second pass, which shrinks the second scale by 1 - m^2 [derived];
+that this is the reason was not tested.
 Rows: python -m paper_figs.lee2018iterative._record
 """
 
