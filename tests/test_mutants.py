@@ -15,6 +15,8 @@ import pytest
 from mutants_of_numbers import NUMBERS, Mutant
 from mutants_of_scalable import SCALABLE
 from mutants_of_theory import THEORY
+from mutants_of_zoo import ZOO
+from mutants_over_time import OVER_TIME
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = (
@@ -26,6 +28,8 @@ COPIED = (
 MUTANTS = NUMBERS | {
     **SCALABLE,
     **THEORY,
+    **ZOO,
+    **OVER_TIME,
     "axpy rounds twice": Mutant(
         "qtrain/optim/axpy.py",
         'add(y, p, target, "nearest")',
