@@ -3,7 +3,7 @@
     python -m paper_figs.lee2018iterative._record      # ten minutes on one core
 
 The small CNN on fashion-mnist-8k, seed 0, 6 epochs in float32, and then 12 more with a distortion
-after each, once for each of 1 to 4 bits, and once more for one bit at a constant rate. Rows go to
+after each, once for each of 1 to 4 bits, for two greedy ones, and for one bit at a constant rate. Rows go to
 results/lee2018iterative/cycles.jsonl, one per run and cycle: cycle 0 is the first distortion, of
 the trained weights, the last one that of the weights that are shipped.
 """
@@ -28,6 +28,7 @@ from qtrain.train.step import eval_step
 
 PAPER = "lee2018iterative"
 SEED, BITS = 0, (1, 2, 3, 4)
+GREEDY = "2 bits, greedy"
 STEADY = "1 bit, steady"  # the same at a constant rate: what the falling rate does by itself
 REACH, WIDTH = 4.0, 0.1  # of the histograms, in units of each channel's mean |w|
 
@@ -44,13 +45,15 @@ def main() -> None:
 
 
 def runs() -> dict[str, Recipe]:
-    """The recipe in 1 to 4 bits by falling rates, and in one by a constant one."""
+    """The recipe in 1 to 4 bits by falling rates, two greedy ones, and one by a constant rate."""
     found = {
         f"{bits} bit" + ("s" if bits > 1 else ""): lee2018iterative.recipe(
             lee2018iterative.Options(bits=bits)
         )
         for bits in BITS
     }
+    greedy = lee2018iterative.Options(bits=2, method="greedy")
+    found[GREEDY] = lee2018iterative.recipe(greedy)
     first = found["1 bit"]
     steady = dataclasses.replace(first.optimizer, schedule="constant")
     return {**found, STEADY: dataclasses.replace(first, optimizer=steady)}

@@ -51,11 +51,11 @@ def teeth(rows: list[dict], measure: str, unit: float) -> list[list[float]]:
 def draw(d: dict, axes) -> None:
     """Quantization loss, accuracy, loss."""
     moved, accuracy, loss = axes
-    colors = style.shades([run for run in d["runs"] if run != _record.STEADY])
+    apart = {_record.STEADY: ("#D55E00", "--"), _record.GREEDY: ("#CC79A7", ":")}
+    colors = style.shades([run for run in d["runs"] if run not in apart])
     for run, found in d["runs"].items():
-        steady = run == _record.STEADY
-        look = {"color": "#D55E00" if steady else colors[run], "linewidth": 0.8,
-                "linestyle": "--" if steady else "-", "label": run}  # fmt: skip
+        color, line = apart[run] if run in apart else (colors[run], "-")
+        look = {"color": color, "linewidth": 0.8, "linestyle": line, "label": run}
         moved.plot(found["cycle"], found["moved"], **look)
         accuracy.plot(*found["accuracy"], **look)
         loss.plot(*found["loss"], **look)

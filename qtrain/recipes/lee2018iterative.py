@@ -1,7 +1,7 @@
 """Retraining-based iterative weight quantization.
 
     python scripts/train.py lee2018iterative                          # 1 bit, once an epoch
-    python scripts/train.py lee2018iterative --bits 2 --method alternating --period 31
+    python scripts/train.py lee2018iterative --bits 2 --method refined --period 31
     python scripts/train.py lee2018iterative --prune 0.7
     python scripts/train.py lee2018iterative --model char_lstm --data sotu-1m --period 122
 
@@ -39,8 +39,9 @@ class Options:
 
     bits: int = 1
     """Codes for each weight, 1 to 8."""
-    method: Literal["greedy", "refined", "alternating"] = "greedy"
-    """How the codes and their scales are found."""
+    method: Literal["greedy", "refined", "alternating"] = "alternating"
+    """How the codes and their scales are found; for one bit all are the same. A second pass of
+    greedy ones moves the weights again: see the figure `cycles`."""
     per: Literal["channel", "layer"] = "channel"
     """One set of scales for each output channel, or one for a layer."""
     period: int = 62
@@ -65,7 +66,7 @@ def _table() -> dict[str, Options]:
         found[f"period {period}"] = Options(period=period)
     for prune in (0.5, 0.7, 0.9):
         found[f"pruned {prune:g}"] = Options(prune=prune)
-    found["2 bits, alternating"] = Options(bits=2, method="alternating")
+    found["2 bits, greedy"] = Options(bits=2, method="greedy")
     return found
 
 

@@ -109,6 +109,6 @@ def test_ablations_differ():
 
 def test_in_words():
     places = describe.places(lee.recipe(lee.Options(period=31, prune=0.5)))
-    assert places["weight"] == "1-bit greedy codes, per channel, every 31 steps, 50 % pruned"
+    assert places["weight"] == "1-bit alternating codes, per channel, every 31 steps, 50 % pruned"
     places = describe.places(lee.recipe(lee.Options(straight_through=True)))
-    assert places["weight"] == "1-bit greedy codes, per channel"
+    assert places["weight"] == "1-bit alternating codes, per channel"

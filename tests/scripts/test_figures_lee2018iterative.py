@@ -81,7 +81,7 @@ def test_rows_are_those_of_the_run(rows):
 
 def test_committed_cycles():
     """Of the small CNN: weights move less from the first cycle to the last. With one bit, what is
-    shipped is better than the trained weights quantized at once; with two greedy ones, worse.
+    shipped is better than the trained weights quantized at once.
     """
     found = cycles.data(quick=True)["runs"]
     assert "1 bit" in found
@@ -90,8 +90,8 @@ def test_committed_cycles():
         assert spearmanr(values["cycle"], values["moved"]).statistic < 0, run
         assert np.median(values["moved"][-3:]) < 1
         after = values["accuracy"][1][1::2]
-        if run in ("1 bit", "2 bits"):
-            assert (after[-1] > after[0]) == (run == "1 bit"), run
+        if run == "1 bit":
+            assert after[-1] > after[0]
 
 
 def written(folder, rows) -> None:
