@@ -3,9 +3,9 @@
     python -m paper_figs.lee2018iterative._record      # ten minutes on one core
 
 The small CNN on fashion-mnist-8k, seed 0, 6 epochs in float32, and then 12 more with a distortion
-after each, once for each of 1 to 4 bits, for two greedy ones, and for one bit at a constant rate. Rows go to
-results/lee2018iterative/cycles.jsonl, one per run and cycle: cycle 0 is the first distortion, of
-the trained weights, the last one that of the weights that are shipped.
+after each, once for each of 1 to 4 bits, for two greedy ones, and for one bit at a constant rate.
+Rows go to results/lee2018iterative/cycles.jsonl, one per run and cycle: cycle 0 is the first
+distortion, of the trained weights, the last one that of the weights that are shipped.
 """
 
 from __future__ import annotations
