@@ -104,10 +104,10 @@ def alternate(w: jax.Array, kept: jax.Array, scales: jax.Array, iterations: int)
       kept: 1, or 0 for weights whose codes are 0 and which no scale counts; of its shape.
       scales: float32 (k, groups).
     """
-    again = lambda _, a: _fit(w, _nearest(w, kept, a))  # noqa: E731
+    again = lambda _, a: least_squares(w, _nearest(w, kept, a))  # noqa: E731
     scales = lax.fori_loop(0, iterations - 1, again, scales)
     codes = _nearest(w, kept, scales)
-    return Codes(_fit(w, codes), codes)
+    return Codes(least_squares(w, codes), codes)
 
 
 def _sequential(w, kept, k: int, *, refine: bool) -> Codes:
@@ -117,11 +117,11 @@ def _sequential(w, kept, k: int, *, refine: bool) -> Codes:
         code = jnp.where(left < 0, -kept, kept)
         codes.append(code)
         if refine:
-            found = Codes(_fit(w, jnp.stack(codes)), jnp.stack(codes))
+            found = Codes(least_squares(w, jnp.stack(codes)), jnp.stack(codes))
             left = w - values(found)
             scales = list(found.scales)
         else:
-            scales.append(_fit(left, code[None])[0])
+            scales.append(least_squares(left, code[None])[0])
             left = left - scales[-1] * code
     return Codes(jnp.stack(scales), jnp.stack(codes))
 
@@ -137,7 +137,7 @@ def _nearest(w, kept, scales) -> jax.Array:
     return jnp.moveaxis(jnp.asarray(signs)[chosen], -1, 0) * kept
 
 
-def _fit(w, codes) -> jax.Array:
+def least_squares(w, codes) -> jax.Array:
     """Scales (k, groups) of least squares. With one code, the mean of w b.
 
     What the first solution leaves is fitted once more, which takes most of the sums' rounding out:

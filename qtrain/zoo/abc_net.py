@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 
 from qtrain.nn import Learned
-from qtrain.quantize.binary_codes import Codes, _fit, values
+from qtrain.quantize.binary_codes import Codes, least_squares, values
 from qtrain.quantize.estimator import straight_through
 from qtrain.quantize.product import product
 from qtrain.zoo.binary import sign, with_gain
@@ -48,7 +48,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def fit(x: jax.Array, signs: jax.Array) -> Codes:
     """The scales of least squared error for (count, *x.shape) signs."""
     codes = signs.reshape(len(signs), -1, 1)
-    return Codes(_fit(x.astype(jnp.float32).reshape(-1, 1), codes), codes)
+    return Codes(least_squares(x.astype(jnp.float32).reshape(-1, 1), codes), codes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,8 @@ def test_no_forward_pass_quantizes():
     assert recipe.rules(LAYERS) == ()
     latent = lee.recipe(lee.Options(bits=2, straight_through=True))
     assert latent.constraints(LAYERS) == {}
-    assert {rule.config.rhs for rule in latent.rules(LAYERS)} == {BinaryCodes(bits=2, rule="alternating")}
+    codes = BinaryCodes(bits=2, rule="alternating")
+    assert {rule.config.rhs for rule in latent.rules(LAYERS)} == {codes}
 
 
 def test_it_begins_with_float32_weights_and_float32_has_the_same_budget():
