@@ -229,7 +229,4 @@ OVER_TIME = {
         ("the pruned are stored", "bits * (1 - pruned)", "bits * pruned", "pruned_weights"),
         ("places are free", "which = 1.0", "which = 0.0", "pruned_weights"),
     ),
-    **rows_of("paper_figs/lee2018iterative/cycles.py", "tests/scripts/test_figures_lee2018iterative.py",
-        ("saw-teeth upside down", '("before", "after")', '("after", "before")', "saw_teeth"),
-    ),
 }  # fmt: skip
