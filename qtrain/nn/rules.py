@@ -51,7 +51,8 @@ def quantize_model(model: Model, rules: Sequence[Rule]) -> Model:
     for path, (module, name) in layers.items():
         match = next((r for r in rules if re.fullmatch(r.path, path)), None)
         if match is not None:
-            setattr(module, name, hook(name, match.config, module.kernel.get_value()))
+            kernel = getattr(module, "kernel")  # noqa: B009 -- mypy: not every module has one
+            setattr(module, name, hook(name, match.config, kernel.get_value()))
     return model
 
 

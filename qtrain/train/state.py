@@ -97,10 +97,8 @@ def create(
     train_graph, params, hooks, stats = parts
     if recipe.update is not None:
         params = optim.round_params(params, recipe.update.fmt)
-    stored, constraints = (
-        {f"{path}/kernel": q for path, q in of(found).items()}
-        for of in (recipe.stored, recipe.constraints)
-    )
+    stored = {f"{path}/kernel": q for path, q in recipe.stored(found).items()}
+    constraints = {f"{path}/kernel": q for path, q in recipe.constraints(found).items()}
     how = moves(recipe, steps, params, stored, constraints)
     memory = how.transform.init(params)
     if stored:

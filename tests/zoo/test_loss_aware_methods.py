@@ -16,7 +16,8 @@ from theory import loss_aware as theory
 
 run = functools.partial(jax.jit, static_argnums=0)(lambda q, w, v: q(w, v))
 SETTINGS = {
-    method.name: method.settings(2 if method.name == "laq" else None)["weight"] for method in METHODS
+    method.name: method.settings(2 if method.name == "laq" else None)["weight"]
+    for method in METHODS
 }
 
 
