@@ -74,7 +74,7 @@ def variants(options: Options) -> dict[str, Recipe]:
         raise ValueError(f"{options.recipe} has no ablations to sweep over")
     changes = {n: v for n in ("data", "epochs") if (v := getattr(options, n)) is not None}
     found = {name: module.recipe(chosen) for name, chosen in module.ABLATIONS.items()}
-    found["float32"] = baseline(next(iter(found.values())))
+    found |= _baselines(found)
     if unknown := [name for name in options.only if name not in found]:
         raise ValueError(f"no variant {', '.join(unknown)}: choose from {', '.join(found)}")
     chosen = {name: r for name, r in found.items() if not options.only or name in options.only}
@@ -87,6 +87,16 @@ def variants(options: Options) -> dict[str, Recipe]:
     }
 
 
+def _baselines(found: dict[str, Recipe]) -> dict[str, Recipe]:
+    """Float32 on each data set, that of the first variant by this name alone."""
+    first: dict[str, Recipe] = {}
+    for recipe in found.values():
+        first.setdefault(recipe.data, recipe)
+    own, *others = first
+    names = {own: "float32", **{data: f"float32, {data}" for data in others}}
+    return {names[data]: baseline(recipe) for data, recipe in first.items()}
+
+
 def main(options: Options) -> None:
     """Trains what is missing in the result file.
 
@@ -96,7 +106,7 @@ def main(options: Options) -> None:
     from qtrain.train.data import load
 
     out, chosen = _file(options), variants(options)
-    dataset = load(next(iter(chosen.values())).data, options.data_dir)
+    datasets = {r.data: load(r.data, options.data_dir) for r in chosen.values()}
     done = {(row["variant"], row["seed"]): row for row in _rows(out)}
     todo = []
     for seed in options.seeds:
@@ -108,7 +118,7 @@ def main(options: Options) -> None:
                 todo.append((name, recipe, seed))
     begin = time.monotonic()
     for number, (name, recipe, seed) in enumerate(todo, start=1):
-        row = _train(name, recipe, dataset, seed, options.starts)
+        row = _train(name, recipe, datasets[recipe.data], seed, options.starts)
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         done[name, seed] = row

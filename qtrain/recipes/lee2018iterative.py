@@ -29,14 +29,23 @@ from qtrain.quantize.binary_codes import BinaryCodes
 from qtrain.recipes.base import FIRST, LAST, Adam, At, Recipe
 from qtrain.zoo.iterative import Iterative
 
-EPOCHS = 12  # of retraining
-START = Recipe(key="float32", model="small_cnn", epochs=6, optimizer=Adam(lr=3e-3))
+EPOCHS = {"images": 12, "text": 6}  # of retraining
+STARTS = {
+    "images": Recipe(key="float32", model="small_cnn", epochs=6, optimizer=Adam(lr=3e-3)),
+    "text": Recipe(
+        key="float32", model="char_lstm", data="sotu-1m", batch_size=32, epochs=4,
+        optimizer=Adam(lr=2e-2),
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """How weights are quantized, and when."""
 
+    task: Literal["images", "text"] = "images"
+    """A small CNN on fashion-mnist-8k, or the LSTM character model on sotu-1m, whose epochs have
+    490 steps."""
     bits: int = 1
     """Codes for each weight, 1 to 8."""
     method: Literal["greedy", "refined", "alternating"] = "alternating"
@@ -67,6 +76,11 @@ def _table() -> dict[str, Options]:
     for prune in (0.5, 0.7, 0.9):
         found[f"pruned {prune:g}"] = Options(prune=prune)
     found["2 bits, greedy"] = Options(bits=2, method="greedy")
+    for bits in (1, 2, 3):
+        found[f"text, {bits} bits"] = Options(task="text", bits=bits, period=490)
+        found[f"text, {bits} bits, once"] = Options(task="text", bits=bits, period=0)
+    found["text, 1 bits, straight-through"] = Options(task="text", straight_through=True)
+    found["text, pruned 0.7"] = Options(task="text", prune=0.7, period=490)
     return found
 
 
@@ -77,12 +91,14 @@ def recipe(options: Options = Options()) -> Recipe:
     """Retraining of trained weights."""
     setting = _setting(options)
     whole = () if options.ends else (At(FIRST, None), At(LAST, None))
-    return Recipe(
+    if options.task not in STARTS:
+        raise ValueError(f"unknown task {options.task!r}: {' or '.join(STARTS)}")
+    start = STARTS[options.task]
+    return dataclasses.replace(
+        start,
         key="lee2018iterative",
-        model=START.model,
-        start=START,
-        epochs=EPOCHS,
-        optimizer=START.optimizer,
+        start=start,
+        epochs=EPOCHS[options.task],
         weight=(*whole, At(".*", setting)),
     )
 

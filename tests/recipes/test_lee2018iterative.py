@@ -10,7 +10,7 @@ from qtrain import optim
 from qtrain.quantize.binary_codes import BinaryCodes
 from qtrain.recipes import describe
 from qtrain.recipes import lee2018iterative as lee
-from qtrain.recipes.base import baseline, budget, changed
+from qtrain.recipes.base import baseline, budget
 from qtrain.recipes.config import from_json, to_json
 from qtrain.recipes.layers import Layer
 from qtrain.train import text
@@ -60,8 +60,8 @@ def test_it_begins_with_float32_weights_and_float32_has_the_same_budget():
 def test_the_character_model_has_every_matrix():
     """The kernel of the inputs, a row for each character, the recurrent one and the last."""
     dataset = text.windows("tiny", "to be or not to be, that is it. " * 9, "to be or not.", 8)
-    chosen = changed(lee.recipe(lee.Options(prune=0.5)), model="char_lstm", data="sotu-1m")
-    assert chosen.start.model == "char_lstm"
+    chosen = lee.recipe(lee.Options(task="text", prune=0.5))
+    assert (chosen.start.model, chosen.model, chosen.data) == ("char_lstm", "char_lstm", "sotu-1m")
     recipe = dataclasses.replace(chosen, batch_size=4, start=None)
     program, state = create(recipe, dataset, seed=0, steps=4)
     constrained = program.moves.constraints
@@ -74,6 +74,7 @@ def test_the_character_model_has_every_matrix():
 
 MISTAKES = [
     ({"bits": 0}, "bits must be 1 to 8, not 0"),
+    ({"task": "sound"}, "unknown task 'sound': images or text"),
     ({"method": "best"}, "unknown rule 'best'"),
     ({"per": "row"}, "scales are per channel or layer, not per 'row'"),
     ({"period": -1}, "period must be at least 0 steps, not -1"),
@@ -103,7 +104,7 @@ def test_ablations_differ():
     """From one another, and in the weights alone: same start, same budget."""
     recipes = [lee.recipe(options) for options in lee.ABLATIONS.values()]
     assert len(set(recipes)) == len(recipes)
-    assert len({dataclasses.replace(r, weight=None) for r in recipes}) == 1
+    assert len({dataclasses.replace(r, weight=None) for r in recipes}) == 2  # images and text
     kinds = ("", ", once", ", straight-through")
     assert {f"{bits} bits{kind}" for bits in (1, 2, 3, 4) for kind in kinds} <= {*lee.ABLATIONS}
 
