@@ -84,7 +84,7 @@ def predicted(eta: float, frac: int) -> float:
     proportional to the step, and hardly depends on the rate.
     """
     step, k, m = 2.0**-frac, np.arange(1, TERMS + 1), 0.0
-    for _ in range(2000):
+    for _ in range(200):
         s = np.sqrt(m + ((D + 1) * m + NOISE**2) / BATCH)
         m = (eta * s**2 + added(eta * s / step, k) * step**2 / eta) / 2
     return D * m / 2

@@ -23,13 +23,15 @@ DIMENSIONS = (4, 16, 64, 256, 1024, 4096, 16384)
 SHOWN = (16, 64, 256, 1024, 4096)
 VECTORS, LARGE = 2000, 400_000
 SPREAD = math.degrees(math.sqrt((1 - 3 / math.pi) / (1 - 2 / math.pi)))  # times 1 / sqrt n
-EDGES = np.linspace(20, 48, 57)  # degrees
+EDGES = np.linspace(18, 52, 69)  # degrees
 
 
 def data(quick: bool) -> dict:
     """Degrees by dimension: histograms as densities, means and deviations; the law."""
     rng = np.random.default_rng(0)
-    found = {n: drawn(rng, n, VECTORS // (4 if quick or n > 8192 else 1)) for n in DIMENSIONS}
+    found = {
+        n: drawn(rng, n, VECTORS // (8 if quick else 4 if n > 8192 else 1)) for n in DIMENSIONS
+    }
     large = rng.standard_normal(LARGE)
     return {
         "histogram": {n: density(found[n]) for n in SHOWN},

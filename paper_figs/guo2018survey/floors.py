@@ -3,14 +3,14 @@
 Least squares in 16 dimensions, batches of 8, 16000 steps from 0, weights <2, FL>; losses above that
 of w*, means of the last half and of 8 replicas, bars (mostly too small to see) of one standard
 error. Left: rounded to nearest, weights stop where no update reaches half a step: up to FL 6. With
-stochastic rounding they go on, to a floor that each bit about halves from FL 5 on, proportional to the
-step [gupta2015limited; li2017training, recalled], until the noise of the batches hides it; from FL
-7 on, nearest is the better of the two, as that noise moves its weights too. A wide copy, with the
-gradient taken at the rounded weights as in BinaryConnect, has a floor that falls with the square of
-the step. Right: on the grid of FL 6 a smaller rate does not lower the floor of stochastic rounding
-(it cannot anneal), and stops nearest rounding; the wide copy falls to twice the error of w* rounded
-to nearest (dotted), the error of a coin between both neighbours. Dashed: the stationary variance,
-derived in `_fixed.predicted`; measured floors are up to 7 % below it and 3 % above.
+stochastic rounding they go on, to a floor that each bit about halves from FL 5 on, proportional to
+the step [gupta2015limited; li2017training, recalled], until the noise of the batches hides it; from
+FL 7 on, nearest is the better of the two, as that noise moves its weights too. A wide copy, with
+the gradient taken at the rounded weights as in BinaryConnect, has a floor that falls with the
+square of the step. Right: on the grid of FL 6 a smaller rate does not lower the floor of stochastic
+rounding (it cannot anneal), and stops nearest rounding; the wide copy falls to twice the error of
+w* rounded to nearest (dotted), the error of a coin between both neighbours. Dashed: the stationary
+variance, derived in `_fixed.predicted`; measured floors are up to 7 % below it and 3 % above.
 Rows: python -m paper_figs.guo2018survey._fixed
 """
 

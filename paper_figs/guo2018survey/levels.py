@@ -7,7 +7,7 @@ Their gradients are those of hard tanh, a cut to [0, 1], a clipped ReLU and a cu
 Below, weights, evenly spread from -1.5 to 1.5: BWN's scaled signs, with their scale, 0.75, as
 gradient within [-1, 1], and 1 / n, here nothing, outside; TWN, the identity, also for weights that
 are zero; DoReFa, through its tanh, so that large weights are moved less; QIL, the slope 1 / (2 d) =
-1.25 of its interval, here from 0.2 to 1, and none outside: a pruned weight below 0.2 stays so.
+1.25 of its interval, here from 0.2 to 1, and none outside, where weights are not moved.
 """
 
 from collections.abc import Callable
