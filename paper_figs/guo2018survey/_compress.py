@@ -1,6 +1,6 @@
 """Trained weights quantized by k-means, in products and by residuals, for `compression.py`.
 
-    python -m paper_figs.guo2018survey._compress      # about two minutes on one core
+    python -m paper_figs.guo2018survey._compress      # a minute on one core
 
 The small CNN with batch normalization on fashion-mnist-8k, seed 0, three epochs in float32: what
 the methods that begin with trained weights begin with in `guo2018survey`. Then its inner layers are

@@ -1,6 +1,6 @@
 """Squared errors of the zoo's weight quantizers on three laws, for `mse.py`.
 
-    python -m paper_figs.guo2018survey._mse      # under a minute on one core
+    python -m paper_figs.guo2018survey._mse      # half a minute on one core
 
 Weights of unit variance: the middles (i + 1/2) / N of N equal shares of each law, so that nothing
 is random; the largest of them, on which some methods hang, is about the median largest of N drawn
