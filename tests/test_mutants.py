@@ -44,7 +44,7 @@ MUTANTS = NUMBERS | {
     ),
     "Adam forgets the decay": Mutant(
         "qtrain/optim/adam.py",
-        " + weight_decay * w",
+        " + decay * w",
         "",
         "tests/optim -k adam_is_three",
     ),

@@ -4,7 +4,8 @@ Small CNN with batch normalization on fashion-mnist-8k, 6 epochs in all (3 in fl
 methods that begin with trained weights), first and last layer in float32; points are means of three
 seeds, bars their range. Left: weights alone are quantized; right: activations too, in as many bits
 where the method has them. Colour: the technique, after the survey's taxonomy. Grey: float32, mean
-and range. Widened WRPN has four times the operations of the others.
+and range. Widened WRPN has four times the operations of the others. The bits of product and residual
+quantization (pq, rvq) are those of the codes alone: on layers this small, codebooks add about 8.
 Rows: python scripts/sweep.py guo2018survey
 """
 

@@ -43,7 +43,8 @@ def calibrate(model: nnx.Module, batch: jax.Array) -> None:
     """Gives quantizers with a `calibrate` method their first values, in place.
 
     `batch` goes through the model in training mode, without the quantizers that keep state, so
-    that each of them sees what the float32 model would give it. Statistics stay as they were.
+    that each of them sees what the float32 model would give it; the last operand, where a layer is
+    called several times. Statistics stay as they were.
     """
     from qtrain.nn.hooks import ModuleHook
 

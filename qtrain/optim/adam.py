@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qtrain.optim.axpy import Rounding, axpy, check, map_leaves, need_params, rate
+from qtrain.optim.axpy import Rounding, axpy, check, map_leaves, need_params, per_leaf, rate
 from qtrain.quantize.product import product
 
 
@@ -26,7 +26,7 @@ def adam(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    weight_decay: float | optax.Params = 0.0,
     fmt: str = "e6m9",
     rounding: Rounding = "stochastic",
 ) -> optax.GradientTransformationExtraArgs:
@@ -37,6 +37,8 @@ def adam(
     [loshchilov2019decoupled, Alg. 2]. Rounded to nearest, nu stalls: with b2 = 0.999 its changes
     are below half an ulp of ten significant bits. g^2 and 1 - b2 share the range of `fmt` with
     the loss scale taken out: g below about the square root of its least subnormal is lost.
+
+    `weight_decay` is one number, or a tree of one per array.
 
     The weights are the master copy, as in `sgd`; `update` takes them and a `key` likewise.
 
@@ -54,14 +56,15 @@ def adam(
         lr = rate(learning_rate, state.count)
         t = (state.count + 1).astype(jnp.float32)
 
-        def leaf(key_of, g, mu, nu, w):
+        def leaf(key_of, g, mu, nu, w, decay):
             mu = axpy(b1, mu, product(jnp.float32(1 - b1), g), target, key_of("mu"))
             nu = axpy(b2, nu, product(jnp.float32(1 - b2), g * g), target, key_of("nu"))
             unbiased = jnp.sqrt(nu / (1 - b2**t)) + eps
-            direction = mu / (1 - b1**t) / unbiased + weight_decay * w
+            direction = mu / (1 - b1**t) / unbiased + decay * w
             return axpy(-lr, direction, w, target, key_of("update")) - w, mu, nu
 
-        updates, mu, nu = map_leaves(leaf, key, rounding, grads, state.mu, state.nu, params)
+        decays = per_leaf(weight_decay, params)
+        updates, mu, nu = map_leaves(leaf, key, rounding, grads, state.mu, state.nu, params, decays)
         return updates, AdamState(state.count + 1, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -95,6 +95,11 @@ def map_leaves(update: Callable, key: jax.Array | None, rounding: Rounding, *tre
     return tuple(structure.unflatten(column) for column in columns)
 
 
+def per_leaf(value: Any, params: optax.Params) -> Any:
+    """A tree of one number per array of `params`: `value` itself, or the same number for all."""
+    return jax.tree.map(lambda _: value, params) if isinstance(value, float | int) else value
+
+
 def need_params(params) -> None:
     """Raises ValueError where `update` was called without the weights."""
     if params is None:

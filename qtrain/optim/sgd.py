@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qtrain.optim.axpy import Rounding, axpy, check, map_leaves, need_params, rate
+from qtrain.optim.axpy import Rounding, axpy, check, map_leaves, need_params, per_leaf, rate
 
 
 class SgdState(NamedTuple):
@@ -22,7 +22,7 @@ def sgd(
     learning_rate: optax.ScalarOrSchedule,
     *,
     momentum: float = 0.9,
-    weight_decay: float = 0.0,
+    weight_decay: float | optax.Params = 0.0,
     fmt: str = "e6m9",
     rounding: Rounding = "stochastic",
 ) -> optax.GradientTransformationExtraArgs:
@@ -31,7 +31,8 @@ def sgd(
     Q rounds to `fmt`. The weights themselves are the master copy: start from `round_params`,
     and go on by `apply_updates`, which ends on the same grid.
 
-    `update` takes the weights and, for stochastic rounding, a `key`, different in each step.
+    `weight_decay` is one number, or a tree of one per array. `update` takes the weights and, for
+    stochastic rounding, a `key`, different in each step.
 
     Raises:
       ValueError: a format that sums cannot be rounded to, an unknown rounding, a missing key.
@@ -45,12 +46,13 @@ def sgd(
         need_params(params)
         lr = rate(learning_rate, state.count)
 
-        def leaf(key_of, g, v, w):
-            g = axpy(weight_decay, w, g, target, key_of("decay"))
+        def leaf(key_of, g, v, w, decay):
+            g = axpy(decay, w, g, target, key_of("decay"))
             v = axpy(momentum, v, g, target, key_of("momentum"))
             return axpy(-lr, v, w, target, key_of("update")) - w, v
 
-        updates, velocity = map_leaves(leaf, key, rounding, grads, state.velocity, params)
+        decays = per_leaf(weight_decay, params)
+        updates, velocity = map_leaves(leaf, key, rounding, grads, state.velocity, params, decays)
         return updates, SgdState(state.count + 1, velocity)
 
     return optax.GradientTransformationExtraArgs(init, update)

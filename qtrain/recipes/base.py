@@ -231,9 +231,12 @@ def _is_forward(weight: Any) -> bool:
     return (callable(weight) or hasattr(weight, "module")) and not _is_stored(weight)
 
 
+SHARED = ("model", "data", "batch_size", "widen", "signed")  # by a run and those before it
+
+
 def changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """`dataclasses.replace`; model, data and batch size change in the runs before it as well."""
-    shared = {k: v for k, v in changes.items() if k in ("model", "data", "batch_size")}
+    """`dataclasses.replace`; what model, data and batch are changes in the runs before as well."""
+    shared = {k: v for k, v in changes.items() if k in SHARED}
     start = recipe.start and changed(recipe.start, **shared)
     return dataclasses.replace(recipe, **{"start": start, **changes})
 
@@ -245,6 +248,8 @@ def budget(recipe: Recipe) -> int:
 
 def merge(first: Recipe, second: Recipe) -> Recipe:
     """Both recipes in one run; model, data, optimizer and start are those of the first.
+
+    The model is as wide as the wider one asks, with signs if one of them needs them.
 
     Raises:
       ValueError: both fill the same place, or the second one needs a start.
@@ -259,6 +264,8 @@ def merge(first: Recipe, second: Recipe) -> Recipe:
     added = {place: getattr(second, place) for place in second.places()}
     integer = first.integer or second.integer
     key = f"{first.key}+{second.key}"
+    widen, signed = max(first.widen, second.widen), first.signed or second.signed
+    first = changed(first, widen=widen, signed=signed)
     return dataclasses.replace(first, key=key, integer=integer, **added)
 
 

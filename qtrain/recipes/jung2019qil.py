@@ -20,7 +20,8 @@ Deviations:
     epochs that is too little: from float32 to 2 bits at once (seed 0, 4 epochs), 0.005, 0.02 and
     0.05 ended at 87.0, 88.5 and 88.6 % of 2000 images. Stages have 0.02.
 (3) With --ends, the input of the first layer stays in float32: images have values below zero,
-    which an interval would cut off.
+    which an interval would cut off. So it does with inputs of other layers, where no ReLU comes
+    before them: the recurrent one of char_lstm needs --activation-bits none.
 """
 
 from __future__ import annotations

@@ -118,8 +118,9 @@ def _momentum(
             optax.add_decayed_weights(decay, mask), optax.sgd(rate, momentum=momentum)
         )
     return optim.sgd(
-        rate, momentum=momentum, weight_decay=decay, fmt=update.fmt, rounding=update.rounding
-    )
+        rate, momentum=momentum, weight_decay=_masked(decay, mask), fmt=update.fmt,
+        rounding=update.rounding,
+    )  # fmt: skip
 
 
 def _adam(
@@ -128,7 +129,13 @@ def _adam(
     chosen = {name: getattr(settings, name) for name in ("b1", "b2", "eps", "weight_decay")}
     if update is None:
         return optax.adamw(rate, **chosen, mask=mask)
+    chosen["weight_decay"] = _masked(settings.weight_decay, mask)
     return optim.adam(rate, **chosen, fmt=update.fmt, rounding=update.rounding)
+
+
+def _masked(decay: float, mask: Any) -> Any:
+    """One decay for all, or one per array: 0 where the mask is False."""
+    return decay if mask is None else jax.tree.map(lambda m: decay if m else 0.0, mask)
 
 
 def _schedule(settings: Momentum | Adam, steps: int) -> optax.ScalarOrSchedule:

@@ -90,6 +90,8 @@ def create(
     calibrate(model, normalize(jnp.asarray(dataset.train_x[first]), dataset.mean, dataset.std))
     if start is not None:
         _inherit(model, start)
+    if recipe.wire is not None and recipe.norm is not None and recipe.norm.replicas == 1:
+        _span_workers(model)
     model.eval()
     eval_graph = nnx.split(model)[0]
     model.train()
@@ -120,12 +122,14 @@ def _layers(
     workers = mesh.size if exchanged and mesh is not None else 1
     if norm is not None:
         replace_batch_norms(model, _per_worker(norm, workers) if exchanged else norm)
-    found = layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
-    if norm is not None and exchanged and norm.replicas == 1:
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, RangeBatchNorm):
-                module.axis_name = AXIS  # its range is that of all workers' values
-    return found
+    return layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
+
+
+def _span_workers(model: nnx.Module) -> None:
+    """Ranges of the whole batch are those of all workers' values."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, RangeBatchNorm):
+            module.axis_name = AXIS
 
 
 def _inherit(model: nnx.Module, start: State) -> None:

@@ -105,15 +105,20 @@ def test_learned_numbers_move_at_their_own_rate(optimizer):
     jax.tree.map(np.testing.assert_array_equal, weights(tenth), weights(full))
 
 
+@pytest.mark.parametrize("update", [None, Update(fmt="e8m21", rounding="nearest")], ids=str)
 @pytest.mark.parametrize("optimizer", [Momentum(lr=0.1), Adam(lr=0.1)], ids=["momentum", "adam"])
-def test_decay_is_for_those_that_ask(optimizer):
-    """Kills: train/optimizer.py: `mask = decayed(params) if learns else None` -> `mask = None`."""
+def test_decay_is_for_those_that_ask(optimizer, update):
+    """In float32 and in rounded updates.
+
+    Kills: train/optimizer.py: `decayed(params) if learns else None` -> `None`; `decay if m else
+    0.0` -> `decay`.
+    """
     strong = dataclasses.replace(optimizer, weight_decay=0.5)
-    without = scales(step(recipe(strong))[1])
-    decays = scales(step(recipe(strong, scaled={"decay": True}))[1])
+    without = scales(step(recipe(strong, update=update))[1])
+    decays = scales(step(recipe(strong, update=update, scaled={"decay": True}))[1])
     assert np.all(decays < without)
     none = dataclasses.replace(optimizer, weight_decay=0.0)
-    np.testing.assert_array_equal(without, scales(step(recipe(none))[1]))
+    np.testing.assert_array_equal(without, scales(step(recipe(none, update=update))[1]))
 
 
 def test_quantizers_alone_are_trained():
