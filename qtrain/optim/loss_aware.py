@@ -13,9 +13,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 ITERATIONS, TOLERANCE = 10, 1e-6  # of the alternating rules [hou2018lossaware, code]
+THRESHOLD = 0.7  # of first ternary codes, in units of the mean |w| [hou2018lossaware, code]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,21 @@ class LossAware:
                      ternary codes only; above, it clips, and more bits hardly help
       optimum        the pair of least error among all, by sorting
 
+    What alternates starts from the codes `begin`, which the optimum does not need:
+
+      signs    sign(w)
+      ternary  sign(w) where |w| > 0.7 mean|w|, else 0: the first codes of the source's code
+
+    It ends, with least_squares, with no more error than the best scale of those codes has. It need
+    not be near the optimum: from signs, a few large weights leave a scale that is too small; from
+    ternary codes, weights that they drop stay dropped, however large their curvature is.
+
     A tensor of zeros becomes zeros; one that is not finite, or has such moments, not finite.
     """
 
     bits: int = 2
     rule: Literal["least_squares", "published", "optimum"] = "least_squares"
+    begin: Literal["signs", "ternary"] = "signs"
 
     sources = ("hou2018lossaware", "hou2019analysis")
     stored = True  # the optimizer applies it, see `optim.stored`; no forward pass does
@@ -45,6 +57,8 @@ class LossAware:
             raise ValueError(f"bits must be 1 to 16, not {self.bits}")
         if self.rule not in ("least_squares", "published", "optimum"):
             raise ValueError(f"unknown rule {self.rule!r}: least_squares, published or optimum")
+        if self.begin not in ("signs", "ternary"):
+            raise ValueError(f"unknown begin {self.begin!r}: signs or ternary")
 
     @property
     def levels(self) -> int:
@@ -62,20 +76,28 @@ class LossAware:
             alpha, codes = _optimum(w, c, self.levels)
         else:
             fit = _least_squares if self.rule == "least_squares" else _published
-            alpha, codes = _alternate(w, c, self.levels, fit)
+            alpha, codes = _alternate(w, c, self.levels, fit, self.first(w))
         finite = jnp.isfinite(jnp.sum(c * jnp.abs(w)))  # else codes and scale may have become 0
         return jnp.where(finite, alpha * codes, jnp.nan)
+
+    def first(self, w: jax.Array) -> jax.Array:
+        """The codes that an alternation starts from, float32 in the shape of `w`."""
+        if self.begin == "signs":
+            return jnp.sign(w)
+        size, share = jnp.abs(w), np.float32(THRESHOLD / max(w.size, 1))
+        return jnp.where(size > jnp.sum(size) * share, jnp.sign(w), 0)
 
     def describe(self) -> str:
         """A short text for tables."""
         if self.bits == 1:
             return "LAB, in the optimizer"
         rule = "" if self.rule == "least_squares" else f" ({self.rule})"
-        return f"LAQ{self.bits}{rule}, in the optimizer"
+        begin = "" if self.begin == "signs" else ", from ternary codes"
+        return f"LAQ{self.bits}{rule}{begin}, in the optimizer"
 
 
-def _alternate(w, c, k: int, fit: Callable) -> tuple[jax.Array, jax.Array]:
-    """Scale for given codes and codes for given scale, in turn, from the codes sign(w)."""
+def _alternate(w, c, k: int, fit: Callable, first) -> tuple[jax.Array, jax.Array]:
+    """Scale for given codes and codes for given scale, in turn, from the codes `first`."""
 
     def unsettled(carry):
         _, _, step, moved = carry
@@ -86,7 +108,7 @@ def _alternate(w, c, k: int, fit: Callable) -> tuple[jax.Array, jax.Array]:
         new = fit(w, c, codes)
         return new, _nearest(w, new, k), step + 1, jnp.abs(new - alpha)
 
-    alpha = fit(w, c, jnp.sign(w))
+    alpha = fit(w, c, first)
     start = (alpha, _nearest(w, alpha, k), 0, jnp.float32(jnp.inf))
     alpha, codes, _, _ = lax.while_loop(unsettled, refine, start)
     return alpha, codes

@@ -54,21 +54,27 @@ def _method(name: str, title: str, places, bits: tuple[int, ...], uncertain: str
     )
 
 
-_START = "how the alternation starts: here, from the signs"
+_UNCLIPPED = "the source's code clips wide weights to [-1, 1] after each step; here they are free"
+_START = (
+    _UNCLIPPED + "; it starts each alternation from the ternary codes of its first weights, here of"
+    " the current ones, with the least-squares scale"
+)
 METHODS = (
     _method(
         "lab", "Loss-aware binarization", lambda *_: {"weight": LossAware(bits=1)}, (1,),
+        _UNCLIPPED,
     ),
     _method(
         "lat", "Loss-aware ternarization, exact", lambda *_: {"weight": _TERNARY}, (2,),
+        _UNCLIPPED,
     ),
     _method(
         "lat2", "Loss-aware ternarization with two scales", lambda *_: {"weight": TwoScales()},
-        (2,),
+        (2,), _UNCLIPPED,
     ),
     _method(
         "laq", "Loss-aware quantization (2 bits: ternarization, alternating)",
-        lambda bits, _: {"weight": LossAware(bits=bits)}, (3, 2, 4, 5, 6, 8), _START,
+        lambda bits, _: {"weight": LossAware(bits=bits, begin="ternary")}, (3, 2, 4, 5, 6, 8), _START,
     ),
 )  # fmt: skip
 NOT_BUILT = {

@@ -35,8 +35,8 @@ class SYQ:
       layer  the whole array, as always for a dense kernel (in, out)
 
     Scales start from the mean |w| of their group (recalled; the source's code loads them or takes
-    1). For the gradient g at w' (recalled): dalpha_g = sum of g t over the group, dw = alpha_g g,
-    also where t is 0.
+    1). For the gradient g at w': dalpha_g = sum of g t over the group, and dw = alpha_g g where t is
+    not 0, else g, as in the source's code.
     """
 
     eta: float = 0.05
@@ -84,7 +84,7 @@ class Scales(nnx.Module):
     def __call__(self, w: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Codes times scales, in the shape and type of `w`; `key` is not used."""
         codes = straight_through(self.settings.codes, w.astype(jnp.float32))
-        return (self.alpha[...] * codes).astype(w.dtype)
+        return (jnp.where(codes == 0, 1, self.alpha[...]) * codes).astype(w.dtype)
 
 
 def _places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
@@ -98,8 +98,8 @@ METHODS = (
     Method(
         name="syq", title="Symmetric quantization", source="faraone2018syq", technique="learned",
         codebook="adaptive", targets=("weight", "activation"), places=_places, start="pretrained",
-        estimator="gradient times the scale",
-        uncertain="the backward pass and the first scales are recalled; activations are DoReFa's,"
+        estimator="gradient times the scale, times 1 where the code is 0",
+        uncertain="the first scales are recalled; activations are DoReFa's,"
         " one of two kinds in the source's code",
         weight_bits=(2, 1), activation_bits=(8, 4, 2),
     ),
