@@ -73,7 +73,8 @@ class Run:
     """SGD with momentum, or Adam."""
     optimizer: Optimizer = Optimizer()
     steps: int | None = None
-    """Stop after so many steps instead of after the epochs."""
+    """Stop after so many steps instead of after the epochs; a run whose weights this one begins
+    with takes as many steps before it."""
     seed: int = 0
     with_: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = ()
     """Further recipes, which fill other places of the training step."""

@@ -46,8 +46,8 @@ class NotFinite(ValueError):
 def fit(recipe: Recipe, dataset: Dataset | Text, settings: Settings) -> Result:
     """Trains `recipe` on `dataset`, from the last checkpoint if `settings.resume`.
 
-    A run to begin with (`recipe.start`) is trained first, or found where it was (`of_start`). If
-    that is interrupted, its result is returned.
+    A run to begin with (`recipe.start`) is trained first, or found where it was (`of_start`), after
+    other runs that train it. If that is interrupted, its result is returned.
 
     Raises:
       NotFinite: loss, weights or outputs are NaN or infinite; names step, place and remedy.
@@ -58,7 +58,8 @@ def fit(recipe: Recipe, dataset: Dataset | Text, settings: Settings) -> Result:
     """
     start = None
     if recipe.start is not None:
-        before = fit(recipe.start, dataset, of_start(recipe.start, settings))
+        with of_start(recipe.start, settings) as how:
+            before = fit(recipe.start, dataset, how)
         if before.interrupted:
             return before
         start = before.final

@@ -46,13 +46,16 @@ def get(name: str) -> Method:
     """A method by name.
 
     Raises:
-      ValueError: no such method; names the nearest ones, or says why it is not built.
+      ValueError: no such method; names those that look alike or the list of all, or says why it
+        is not built.
     """
     if name in METHODS:
         return METHODS[name]
     if name in NOT_BUILT:
         raise ValueError(f"{name} is not built: {NOT_BUILT[name]}")
-    near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.4) or list(METHODS)
+    near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.6)
+    if not near:
+        raise ValueError(f"unknown method {name!r}: `python -m qtrain.zoo.registry` lists all")
     raise ValueError(f"unknown method {name!r}: did you mean {' or '.join(near)}?")
 
 

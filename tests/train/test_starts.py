@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import threading
+import time
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from train import tiny
 
 from qtrain.recipes import config
 from qtrain.recipes.base import At, baseline, budget, changed, merge
-from qtrain.train import loop, metrics
+from qtrain.train import loop, metrics, starts
 from qtrain.train.loop import Settings, fit
 from qtrain.train.state import create
 
@@ -72,6 +74,65 @@ def test_interrupted_in_its_start(tmp_path, monkeypatch):
     monkeypatch.undo()
     result = fit(SECOND, tiny.dataset(), dataclasses.replace(settings, resume=True))
     assert (result.key, result.step) == (SECOND.key, 6)
+
+
+def test_a_start_that_another_run_trains_is_waited_for(tmp_path, capfd):
+    """Nothing of it is touched meanwhile, not even what looks unfinished; one line says so.
+
+    Kills: train/starts.py: `held.enter_context(locked(how.folder / "lock", wait))` -> `pass`.
+    """
+    settings = Settings(folder=tmp_path / "run", starts=tmp_path / "starts")
+    with starts.of_start(FIRST, settings) as how:
+        partial = how.folder / "checkpoints" / "3.partial"
+        partial.mkdir(parents=True)
+        results = []
+        thread = threading.Thread(
+            target=lambda: results.append(fit(SECOND, tiny.dataset(), settings))
+        )
+        thread.start()
+        deadline, said = time.monotonic() + 60, ""
+        while "another run" not in said and results == [] and time.monotonic() < deadline:
+            said += capfd.readouterr().err
+            time.sleep(0.05)
+        assert (
+            said == f"another run is training its start float32 in {how.folder}: waiting for it\n"
+        )
+        assert partial.exists()
+    thread.join()
+    assert results[0].step == 6
+    assert not partial.exists()
+
+
+def test_a_lock_ends_and_is_free_again(tmp_path):
+    """Kills: train/starts.py: `busy()` left out; also where the system has no locks."""
+    path = tmp_path / "lock"
+
+    def busy():
+        raise ValueError("busy")
+
+    with starts.locked(path, busy), pytest.raises(ValueError, match="busy"):
+        starts.locked(path, busy).__enter__()
+    with starts.locked(path, busy):
+        pass
+
+
+def test_a_system_without_locks(tmp_path, monkeypatch):
+    """Kills: train/starts.py: `if fcntl is None:` -> `if False:`."""
+    monkeypatch.setattr(starts, "fcntl", None)
+    with starts.locked(tmp_path / "lock", lambda: None):
+        assert not (tmp_path / "lock").exists()
+
+
+def test_only_what_was_begun_is_resumed(tmp_path, capsys):
+    """A fresh start says nothing of that, the next run that it goes on from its end.
+
+    Kills: train/starts.py: `if begun else how` left out.
+    """
+    settings = Settings(folder=tmp_path / "one", starts=tmp_path / "starts")
+    fit(SECOND, tiny.dataset(), settings)
+    assert "resuming" not in capsys.readouterr().out
+    fit(SECOND, tiny.dataset(), dataclasses.replace(settings, folder=tmp_path / "two"))
+    assert "float32: resuming from step 6" in capsys.readouterr().out
 
 
 def test_changes_reach_the_runs_before():

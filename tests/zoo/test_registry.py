@@ -120,6 +120,7 @@ def test_pretrained_methods_begin_with_half_the_epochs():
 
 MISTAKES = [
     ({"method": "tnw"}, "unknown method 'tnw': did you mean twn"),
+    ({"method": "nosuch"}, "unknown method 'nosuch': `python -m qtrain.zoo.registry` lists all"),
     ({"method": "twn", "bits": 4}, "twn has no bits 4: choose from 2"),
     ({"method": "twn", "activation_bits": 4}, "none: it leaves them in float32"),
     ({"method": "dorefa", "bits": 5}, "dorefa has no bits 5: choose from 1, 2, 3, 4, 8"),
