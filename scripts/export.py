@@ -85,13 +85,19 @@ def _export(options: Options) -> None:
     if step < config["steps"]:
         warn(f"{folder} has not ended: this is step {step} of {config['steps']}")
     path = options.out or folder / NAME
-    write(path, export(deploy(trained), origin))
-    found = read(path)
-    want = run.logits(trained, origin, dataset)
-    outputs = run.logits(model.restore(found, str(path)), origin, dataset)
-    if count := run.differing(want, outputs):
-        path.unlink()
-        raise ValueError(f"{count} of {want.size} outputs of the export differ: it was not kept")
+    beside = path.with_name(f"{path.name}.unchecked")  # what is at `path` stays until this is good
+    try:
+        write(beside, export(deploy(trained), origin))
+        found = read(beside)
+        want = run.logits(trained, origin, dataset)
+        outputs = run.logits(model.restore(found, str(path)), origin, dataset)
+        if count := run.differing(want, outputs):
+            raise ValueError(
+                f"{count} of {want.size} outputs of the export differ: it was not kept"
+            )
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     show(found, path)
     print(f"reloaded: the same {want.size:,} outputs for the test set, bit for bit")
     print(f"test accuracy: {100 * run.accuracy(outputs, dataset):.2f} %")

@@ -27,7 +27,7 @@ KEY = "qtrain"
 class Export:
     """What a file holds.
 
-    about    JSON values: what model this is, see `export.model.describe`
+    about    JSON values: what model this is; of `export.export`, its `Origin`
     tensors  by path in the model
     """
 

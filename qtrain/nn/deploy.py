@@ -26,8 +26,10 @@ def deploy(model: Model) -> Model:
     may not: then it is as the compiled model has it, since quantizers are compiled here.
 
     What stays in a hook:
-      - a quantizer whose module has `layer`, since it does more than change the weight; unless
-        it offers `deploy(kernel) -> kernel`, the weight with which a plain layer does the same;
+      - a quantizer whose module has `layer`, since it does more than change the weight. If it has
+        `deploy(kernel) -> kernel`, the weight with which a plain layer does the same, it leaves.
+        If it has `narrowed(kernel) -> (module, kernel)`, a module for a narrow weight and that
+        weight, which do the same together, they take its place. With neither, the weight is wide;
       - that of a layer whose products are done in integers, which needs its scale. The weight
         becomes narrow where the quantizer finds the same codes and scale in the narrow weight.
 
@@ -48,11 +50,14 @@ def deploy(model: Model) -> Model:
 def _deploy_layer(path: str, layer: Any, name: str, hook: Any) -> None:
     config = hook.config
     module: Any = getattr(hook, "rhs", None)
-    if hasattr(module, "layer") and not hasattr(module, "deploy"):
+    if hasattr(module, "layer") and not (hasattr(module, "deploy") or hasattr(module, "narrowed")):
         return
     kernel = _kernel(path, layer)
+    if hasattr(module, "narrowed"):
+        hook.rhs, layer.kernel[...] = nnx.jit(lambda module, w: module.narrowed(w))(module, kernel)
+        return
     if hasattr(module, "deploy"):
-        narrow = module.deploy(kernel)
+        narrow = nnx.jit(lambda module, w: module.deploy(w))(module, kernel)
     else:
         quantizer = config.rhs if module is None else module
         narrow = _applied(quantizer, kernel, 0)

@@ -5,11 +5,13 @@ definition, so equal configs share a compilation. One that draws random bits is 
 with a variable, its key, which the training step sets anew each time. A quantizer that keeps
 state, such as a running range, or learns, has a `module(kernel)` method, which is given the layer's
 kernel: the hook holds the nnx module that it returns, and calls that on the operand. Such a module
-may have two methods more:
+may have more methods:
 
     calibrate(x)                  sets first values by the operand of one batch, see `calibrate`
     layer(op, x, kernel, key)     of a weight quantizer: does the whole layer, where `op(x, kernel)`
                                   is its own convolution or product
+    deploy(kernel) -> kernel,     of one with `layer`: what a narrow weight can do in evaluation,
+    narrowed(kernel)              see `deploy`
 """
 
 from __future__ import annotations

@@ -114,6 +114,10 @@ class RandomWeights(nnx.Module):
             return jnp.ones_like(plus), plus
         return jax.nn.sigmoid(self.filled[...]), plus
 
+    def deploy(self, kernel: jax.Array) -> jax.Array:
+        """The likeliest weights, of which a plain layer is this one in evaluation."""
+        return likeliest(*self.probabilities()).astype(kernel.dtype)
+
     def layer(
         self, op: Callable, x: jax.Array, kernel: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
@@ -122,12 +126,11 @@ class RandomWeights(nnx.Module):
         Raises:
           ValueError: in training, without a key.
         """
-        chances = self.probabilities()
         if self.use_running_average:
-            return op(x, likeliest(*chances).astype(kernel.dtype))
+            return op(x, self.deploy(kernel))
         if key is None:
             raise ValueError("random weights need a key in training: set_keys(model, step_key)")
-        mean, variance = (m.astype(kernel.dtype) for m in moments(*chances))
+        mean, variance = (m.astype(kernel.dtype) for m in moments(*self.probabilities()))
         center, spread = op(x, mean), jnp.sqrt(op(x * x, variance) + FLOOR)
         return center + spread * jax.random.normal(key, center.shape, center.dtype)
 

@@ -105,11 +105,17 @@ class XNOR(BWN):
 
 
 class XnorLayer(nnx.Module):
-    """`XNOR`, as `quantize_model` puts it into a layer."""
+    """`XNOR`, as `quantize_model` puts it into a layer; `narrow`: of kernels that are scaled signs
+    by themselves, which are taken as they are.
+    """
 
-    def __init__(self, settings: XNOR):
+    def __init__(self, settings: XNOR, narrow: bool = False):
         """Has no state."""
-        self.settings = settings
+        self.settings, self.narrow = settings, narrow
+
+    def narrowed(self, kernel: jax.Array) -> tuple[XnorLayer, jax.Array]:
+        """The same layer for the scaled signs of a kernel, and these."""
+        return XnorLayer(self.settings, narrow=True), self._weights(kernel)
 
     def layer(self, op, x: jax.Array, kernel: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """`op` on signs, scaled.
@@ -117,8 +123,11 @@ class XnorLayer(nnx.Module):
         Raises:
           ValueError: the kernel is neither that of a matrix product nor of a convolution.
         """
-        y = op(Sign()(x), self.settings(kernel))
+        y = op(Sign()(x), self._weights(kernel))
         return y * input_scale(op, x, kernel) if self.settings.input_scale else y
+
+    def _weights(self, kernel: jax.Array) -> jax.Array:
+        return kernel if self.narrow else self.settings(kernel)
 
 
 def input_scale(op, x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -145,6 +145,22 @@ class Folds(Whole):
         return kernel * 2
 
 
+class Narrows(Whole):
+    """The same, which cannot be a plain layer, but needs no wide weight."""
+
+    def __init__(self, given=False):
+        self.given = given
+
+    def layer(self, op, x, kernel, key=None):
+        return op(x, self.weight(kernel)) * 2
+
+    def narrowed(self, kernel):
+        return Narrows(given=True), self.weight(kernel)
+
+    def weight(self, kernel):
+        return kernel if self.given else jnp.round(kernel * 8)
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     kind: type
@@ -157,17 +173,20 @@ class Method:
         return self.kind.__name__
 
 
-@pytest.mark.parametrize("kind", [Whole, Folds])
+@pytest.mark.parametrize("kind", [Whole, Folds, Narrows])
 def test_whole_layers(kind):
-    """They stay, unless they offer a weight.
+    """They stay, unless they offer a weight; with a narrow one if they know how.
 
-    Kills: nn/deploy.py: `and not hasattr(module, "deploy")` removed; `if hasattr(module,
-    "deploy"):` -> `if False:`.
+    Kills: nn/deploy.py: `hasattr(module, "deploy") or ` removed; `if hasattr(module,
+    "deploy"):` -> `if False:`; `if hasattr(module, "narrowed"):` -> `if False:`.
     """
-    model = net(qt.DotConfig(rhs=Method(kind)))
+    model = net(qt.DotConfig(lhs=TRACKED, rhs=Method(kind)))
     shipped = deploy(model)
-    assert isinstance(shipped.dense.dot_general, Hook) == (kind is Folds)
-    np.testing.assert_array_equal(bits(shipped(batch())), bits(model(batch())))
+    assert (shipped.dense.dot_general.rhs is None) == (kind is Folds)
+    changed = bits(shipped.dense.kernel[...]) != bits(model.dense.kernel[...])
+    assert changed.any() == (kind is not Whole)
+    for again in (shipped, deploy(shipped)):
+        np.testing.assert_array_equal(bits(again(batch())), bits(model(batch())))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,21 @@ def test_a_run_becomes_a_file(recipe, tmp_path, capsys):
     assert accuracy in capsys.readouterr().out
 
 
+def test_an_export_that_differs_leaves_the_earlier_file(tmp_path, monkeypatch):
+    """Kills: scripts/export.py: `{path.name}.unchecked` -> `{path.name}`;
+    `beside.unlink(missing_ok=True)` -> `pass`.
+    """
+    fit(CONSTRAINED, tiny.dataset(), Settings(folder=tmp_path, steps=1, quiet=True))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"an earlier one")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("qtrain.export.run.differing", lambda a, b: 3)
+    with pytest.raises(ValueError, match="3 of 200 outputs of the export differ: it was not kept"):
+        export.main(export.Options(folder=tmp_path))
+    assert path.read_bytes() == b"an earlier one"
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_mistakes(tmp_path):
     for options, message in (
         (export.Options(), "give either the folder of a run, or --check FILE"),
