@@ -74,7 +74,8 @@ METHODS = (
     ),
     _method(
         "laq", "Loss-aware quantization (2 bits: ternarization, alternating)",
-        lambda bits, _: {"weight": LossAware(bits=bits, begin="ternary")}, (3, 2, 4, 5, 6, 8), _START,
+        lambda bits, _: {"weight": LossAware(bits=bits, begin="ternary")},
+        (3, 2, 4, 5, 6, 8), _START,
     ),
 )  # fmt: skip
 NOT_BUILT = {

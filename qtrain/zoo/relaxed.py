@@ -188,7 +188,7 @@ METHODS = (
     _method(
         "proxquant", "ProxQuant", "bai2019proxquant", ProxQuant,
         "none: the gradient at the weights themselves",
-        "lambda is 4e-5 at most, 1/25 of a learning rate of 1e-3, and does not follow it; the source's code draws ternary"
-        " weights by a share of the distance, to a scale for each sign",
+        "lambda is 4e-5 at most, 1/25 of a learning rate of 1e-3, and does not follow it; the"
+        " source's code draws ternary weights by a share of the distance, to a scale for each sign",
     ),
 )  # fmt: skip

@@ -35,8 +35,8 @@ class SYQ:
       layer  the whole array, as always for a dense kernel (in, out)
 
     Scales start from the mean |w| of their group (recalled; the source's code loads them or takes
-    1). For the gradient g at w': dalpha_g = sum of g t over the group, and dw = alpha_g g where t is
-    not 0, else g, as in the source's code.
+    1). For the gradient g at w': dalpha_g = sum of g t over the group, and dw = alpha_g g, or g
+    where t is 0, as in the source's code.
     """
 
     eta: float = 0.05

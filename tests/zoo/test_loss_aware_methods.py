@@ -29,22 +29,23 @@ def moments(w: np.ndarray) -> np.ndarray:
 
 
 @hp.given(weights())
-def test_exact_is_no_worse_than_alternating_and_that_no_worse_than_signs(w):
+def test_exact_is_no_worse_than_alternating_and_that_no_worse_than_where_it_begins(w):
     """Errors weighted by curvature; two scales are no worse than one, and TWN no better than exact.
+
+    It begins with the ternary codes of TWN, and may end worse than signs: see
+    optim/test_loss_aware.py.
 
     Each within the rounding of scales, at most 8 n u of the weighted sum of squares. Kills:
     zoo/loss_aware.py: `jnp.minimum(w, 0)` -> `jnp.maximum(w, 0)`; `one: LossAware = _TERNARY` of
-    `least_squares` is caught by the next test.
+    `least_squares` is caught by the next test; `begin="ternary"` left out of laq.
     """
     v, c = moments(w)
     error = lambda q: (c * (np.asarray(q, float) - w) ** 2).sum()  # noqa: E731
     slack = 8 * w.size * UNIT * (c * w.astype(float) ** 2).sum()
-    signs, alternating, exact, two = (
-        error(run(SETTINGS[name], w, v)) for name in ("lab", "laq", "lat", "lat2")
-    )
+    alternating, exact, two = (error(run(SETTINGS[name], w, v)) for name in ("laq", "lat", "lat2"))
     assert two <= exact + slack
     assert exact <= alternating + slack
-    assert alternating <= signs + slack
+    assert alternating <= error(TWN()(jnp.asarray(w))) + slack
     even = lambda q: ((np.asarray(q, float) - w) ** 2).sum()  # noqa: E731
     slack = 8 * w.size * UNIT * (w.astype(float) ** 2).sum()
     assert even(run(SETTINGS["lat"], w, np.ones_like(v))) <= even(TWN()(jnp.asarray(w))) + slack

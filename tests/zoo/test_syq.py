@@ -35,11 +35,12 @@ def test_groups(group, conv, line, dense):
 @hp.settings(max_examples=10)
 @hp.given(weights(), st.integers(0, 999))
 def test_values_and_gradients(group, eta, w, seed):
-    """alpha t; dalpha = sum of g t over the group, within its rounding; dw = alpha g everywhere.
+    """alpha t; dalpha = sum of g t over the group, within its rounding; dw = alpha g, g at zeros.
 
     Scales start from the group's mean |w|: n roundings. Kills: `w < 0` of binary codes -> `w <=
     0` (zoo/binary.py: `x < 0` -> `x <= 0`); `self.eta > 0` -> `self.eta >= 0`; `n == 1` -> `d >
-    1`; the straight-through estimator left out.
+    1`; the straight-through estimator left out; `jnp.where(codes == 0, 1, self.alpha[...])` ->
+    `self.alpha[...]`.
     """
     rng = np.random.default_rng(seed)
     settings = SYQ(eta=eta, group=group)
@@ -56,7 +57,7 @@ def test_values_and_gradients(group, eta, w, seed):
         codes *= np.abs(w) > np.abs(w).max() * np.float32(eta)
     np.testing.assert_array_equal(got, alpha * codes)
     dw, slopes = pull(jnp.asarray(g))
-    np.testing.assert_array_equal(dw, alpha * g)
+    np.testing.assert_array_equal(dw, np.where(codes == 0, g, alpha * g))
     want = (g.astype(float) * codes).sum(OVER[group], keepdims=True)
     slack = w.size * UNIT * np.abs(g).sum()
     np.testing.assert_allclose(slopes["alpha"][...], want, atol=slack)
