@@ -162,7 +162,7 @@ def test_what_a_kill_left_is_removed(tmp_path, trained):
     mine, others = (sweep._running(tmp_path / "starts", tmp_path / name)
                     for name in ("rows.jsonl", "other.jsonl"))  # fmt: skip
     for folder in mine, others:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "metrics.jsonl").write_text("half")
     run(tmp_path)
     assert others.exists()
