@@ -86,8 +86,6 @@ ZOO = {
          "q = self.quantizer(w)", "test_prox_quant"),
         ("lambda at its most at once", "self.most / max(self.freeze * steps, 1)", "self.most",
          "codes_change"),
-        ("lambda stands still", "step.astype(jnp.float32), np", "jnp.float32(1), np",
-         "test_prox_quant"),
     ),
     **rows_of("qtrain/zoo/uniform.py", "tests/zoo/test_uniform.py",
         ("one step more", "return round_steps(x, 2**bits - 1)", "return round_steps(x, 2**bits)",

@@ -108,11 +108,11 @@ MUTANTS = NUMBERS | {
         'metadata={"Title": str(time.time_ns())}',
         "tests/scripts/test_figures.py -k same_bytes",
     ),
-    "the sweep trusts names": Mutant(
+    "the sweep repeats what is there": Mutant(
         "scripts/sweep.py",
-        'before is not None and from_json(before["recipe"]) == recipe',
-        "before is not None",
-        "tests/scripts/test_sweep.py -k not_repeated",
+        "done.get((recipe, settings.seed))",
+        "None",
+        "tests/scripts/test_sweep.py -k hides_no",
     ),
 }
 
