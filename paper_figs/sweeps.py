@@ -25,10 +25,11 @@ def runs(
 
 
 def missing(found: dict[str, dict[int, dict]]) -> str:
-    """Which of the three seeds are not there, a line a variant; "" where none is."""
+    """Which of the three seeds are not there, a line a variant, of four at most; "" if none is."""
     gone = {name: [s for s in SEEDS if s not in by_seed] for name, by_seed in found.items()}
     lines = [f"{name}: seed {', '.join(map(str, seeds))}" for name, seeds in gone.items() if seeds]
-    return "\n".join(["missing:", *lines]) if lines else ""
+    more = [f"and of {len(lines) - 3} more"] if len(lines) > 4 else []
+    return "\n".join(["missing:", *lines[: 3 if more else 4], *more]) if lines else ""
 
 
 def percent(by_seed: dict[int, dict]) -> dict[int, float]:
