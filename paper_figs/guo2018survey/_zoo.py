@@ -16,7 +16,7 @@ COLORS = {  # by technique
     "probabilistic": "#CC79A7",
     "incremental": "#000000",
 }
-# Top-1 accuracy of ResNet-18 on ImageNet: method, bits W/A -> percent, its own float32. Recalled and
+# Top-1 accuracy of ResNet-18 on ImageNet: method, bits W/A -> percent, its own float32. Recalled,
 # not verified, but for the narrow ones of xnor and lq_nets, which were read in public sources.
 PUBLISHED = {
     "xnor 1/1": (51.2, 69.3),

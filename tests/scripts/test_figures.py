@@ -180,8 +180,10 @@ def test_missing_seeds_are_named_and_stopped_ones_are_not_missing(monkeypatch):
     d = bits.data(quick=True)
     assert d["ours"]["full"][8] == {1: 90.0}
     assert d["stopped"] == {"full": [], "no bifurcation": [2]}
-    lines = d["missing"].splitlines()
-    assert {"full: seed 0, 2", "2 bits, no bifurcation: seed 1, 2"} <= set(lines)
+    assert d["missing"].startswith("missing:\n")
+    assert d["missing"].splitlines()[-1].startswith("and of ")
+    found = {"full": {1: ran}, "narrow": {0: stopped}}
+    assert sweeps.missing(found) == "missing:\nfull: seed 0, 2\nnarrow: seed 1, 2"
     assert sweeps.missing({"full": dict.fromkeys(sweeps.SEEDS, ran)}) == ""
 
 
