@@ -3,13 +3,13 @@
 Small CNN on fashion-mnist-8k, one seed: 6 epochs in float32 end at cycle 0; then a distortion after
 each of 12 more. Left: mean (before - after)^2 over all weights, as a share of the first [the claim
 of lee2018iterative: it falls]. With rates that fall by a cosine it must: what moves less is moved
-back less. Dashed: one bit at a constant rate, which shows what is left of the claim without that.
+back less.
 Middle, right: saw-teeth; each cycle's upper end (accuracy) is the full-precision weights that
 training left, its lower end the same weights quantized. Dotted: float32 before the first.
-One bit gains, from 71.7 to 75.2 %. Two greedy bits lose, from 86.2 to 70.8 %, while their
-quantization loss falls 50 times: it says little about the weights shipped. Two
-greedy codes are not kept by a second pass, which shrinks the second scale by 1 - m^2 [derived];
-that this is the reason was not tested.
+One bit gains over the cycles, but stays far from float32; two and three bits end near it. Not drawn
+yet: four bits, two greedy ones, which lose over the cycles (70.8 % at the end, in the sweep's rows:
+a second pass moves them, and shrinks the second scale by 1 - m^2 [derived]), and one bit at a
+constant rate.
 Rows: python -m paper_figs.lee2018iterative._record
 """
 
