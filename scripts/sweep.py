@@ -38,12 +38,13 @@ import tyro  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from qtrain import models, recipes  # noqa: E402
-from qtrain.nn import replace_batch_norms  # noqa: E402
 from qtrain.recipes.base import Recipe, baseline, changed  # noqa: E402
 from qtrain.recipes.config import from_json, to_json  # noqa: E402
 from qtrain.recipes.layers import layers  # noqa: E402
+from qtrain.recipes.model import model_of  # noqa: E402
+from qtrain.train.folders import locked, made  # noqa: E402
 from qtrain.train.settings import Settings  # noqa: E402
-from qtrain.train.starts import locked, made  # noqa: E402
+from qtrain.train.starts import REMEDY  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent.parent / "paper_figs" / "results"
 
@@ -128,21 +129,17 @@ def _fitting(chosen: dict[str, Recipe], datasets: dict) -> dict[str, Recipe]:
 
 def _check(recipe: Recipe, dataset) -> None:
     """Builds the models of a run and of those before it in the abstract, and their rules."""
-    model = recipe.model, recipe.widen, recipe.signed, recipe.norm, recipe.batch_size
-    recipe.rules(_layers(*model, dataset.num_classes, dataset.train_x.shape[1:]))
+    fields = ("model", "widen", "signed", "norm", "batch_size")
+    alone = Recipe(key="", **{name: getattr(recipe, name) for name in fields})
+    recipe.rules(_layers(alone, dataset.num_classes, dataset.train_x.shape[1:]))
     if recipe.start is not None:
         _check(recipe.start, dataset)
 
 
 @functools.cache  # seconds of a deep model, and many variants share one
-def _layers(name: str, width: int, signed: bool, norm, batch: int, classes: int, shape) -> tuple:
-    def build():
-        model = models.create(
-            name, num_classes=classes, in_shape=shape, rngs=nnx.Rngs(0), width=width, signed=signed
-        )
-        return model if norm is None else replace_batch_norms(model, norm)
-
-    return layers(nnx.eval_shape(build), (batch, *shape))
+def _layers(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> tuple:
+    build = functools.partial(model_of, recipe, num_classes=classes, in_shape=shape)
+    return layers(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))), (recipe.batch_size, *shape))
 
 
 def main(options: Options) -> None:
@@ -194,7 +191,8 @@ def _sweep(chosen: dict[str, Recipe], datasets, seeds: list[Settings], done: Don
 def _running(starts: Path, out: Path) -> Path:
     """Where runs to this file are in progress, beside the starts; what a kill left is removed."""
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()
-    folder = made(starts / f"sweep-{name[:16]}")
+    path = starts / f"sweep-{name[:16]}"
+    folder = made(path, what=str(path), remedy=REMEDY)
     shutil.rmtree(folder)
     return folder
 

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qtrain import models
 from qtrain.export.codes import encode, plain
 from qtrain.export.file import Export, read
-from qtrain.nn import RoundingKey, quantize_model, replace_batch_norms, set_keys
+from qtrain.nn import RoundingKey, quantize_model, set_keys
 from qtrain.nn.deploy import deploy
 from qtrain.optim.paths import leaf_path
 from qtrain.recipes.base import Recipe
 from qtrain.recipes.config import from_json, to_json
 from qtrain.recipes.layers import layers
+from qtrain.recipes.model import model_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,12 +102,9 @@ def _built(origin: Origin) -> nnx.Module:
     As `train.state.create` makes it, but for what is only used in training.
     """
     recipe = origin.recipe
-    model = models.create(
-        recipe.model, num_classes=origin.num_classes, in_shape=origin.shape, rngs=nnx.Rngs(0),
-        width=recipe.widen, signed=recipe.signed,
-    )  # fmt: skip
-    if recipe.norm is not None:
-        replace_batch_norms(model, recipe.norm)
+    model = model_of(
+        recipe, num_classes=origin.num_classes, in_shape=origin.shape, rngs=nnx.Rngs(0)
+    )
     return quantize_model(model, recipe.rules(layers(model, (recipe.batch_size, *origin.shape))))
 
 

@@ -3,7 +3,7 @@
     python scripts/train.py lee2018iterative                          # 1 bit, once an epoch
     python scripts/train.py lee2018iterative --bits 2 --method refined --period 31
     python scripts/train.py lee2018iterative --prune 0.7
-    python scripts/train.py lee2018iterative --model char_lstm --data sotu-1m --period 122
+    python scripts/train.py lee2018iterative --task text --period 490
 
 Trained weights are quantized, trained on in full precision by the ordinary loss and optimizer, and
 quantized again, every `period` steps and at the end: no latent weights, no straight-through

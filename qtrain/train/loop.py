@@ -23,6 +23,7 @@ from qtrain.train import metrics
 from qtrain.train.checkpoint import Checkpoints
 from qtrain.train.data import Dataset, order
 from qtrain.train.evaluate import evaluate
+from qtrain.train.folders import made
 from qtrain.train.interrupt import Interrupt
 from qtrain.train.progress import Bar
 from qtrain.train.settings import Result, Settings
@@ -119,7 +120,11 @@ class _Run:
             unit=dataset.unit, quiet=settings.quiet or not main,
         )  # fmt: skip
         config = self._config()
-        self.checkpoints = Checkpoints(_made(settings.folder / "checkpoints"), config)
+        folder = made(
+            settings.folder / "checkpoints", what=f"results to {settings.folder}",
+            remedy="choose another --out",
+        )  # fmt: skip
+        self.checkpoints = Checkpoints(folder, config)
         self.step, self.saved = 0, -1
         record = settings.folder / metrics.NAME
         if settings.resume:
@@ -298,14 +303,3 @@ class _Run:
             sent=self._sent, params=sum(w.size for w in jax.tree.leaves(self.state.params)),
             interrupted=self.step < self.steps, final=self.state, before=self.before,
         )  # fmt: skip
-
-
-def _made(folder: Path) -> Path:
-    """The folder, which exists then."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot write results to {folder.parent}: {error.strerror}; choose another --out"
-        ) from None
-    return folder

@@ -18,12 +18,11 @@ from qtrain.recipes.base import Adam, Momentum, Recipe, Update
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Moves:
-    """How the weights of a run move, and which of them are stored narrow or constrained."""
+    """How the weights of a run move, and which of them are constrained."""
 
     transform: optax.GradientTransformationExtraArgs
     apply: Callable  # (weights, updates, new state of the optimizer) -> new weights
-    stored: Mapping[str, Any]  # by path of the weight, see `optim.stored`
-    constraints: Mapping[str, optim.Constraint]  # see `optim.constrained`
+    constraints: Mapping[str, optim.Constraint]  # by path of the weight, see `optim.constrained`
     steps: int  # of the run
 
     def begin(self, params: Any, memory: Any, step: jax.Array) -> tuple[Any, Any]:
@@ -74,8 +73,8 @@ def moves(
     if recipe.loss_scale is not None:
         inner = optim.loss_scaled(inner, recipe.loss_scale.init, dynamic=recipe.loss_scale.dynamic)
     return Moves(
-        transform=optax.with_extra_args_support(inner), apply=apply, stored=stored,
-        constraints=constraints, steps=steps,
+        transform=optax.with_extra_args_support(inner), apply=apply, constraints=constraints,
+        steps=steps,
     )  # fmt: skip
 
 

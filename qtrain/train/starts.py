@@ -7,20 +7,17 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
 
 from qtrain.recipes.base import Recipe
 from qtrain.recipes.config import to_json
+from qtrain.train.folders import locked, made
 from qtrain.train.settings import Settings
 
-try:
-    import fcntl
-except ImportError:  # Windows has none, and does without
-    fcntl = None  # type: ignore[assignment]
+REMEDY = "choose another folder of starts, or --out"
 
 
 @contextlib.contextmanager
@@ -39,7 +36,8 @@ def of_start(recipe: Recipe, settings: Settings) -> Iterator[Settings]:
               "devices": settings.devices}  # fmt: skip
     name = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
     starts = settings.starts or settings.folder / "starts"
-    how = dataclasses.replace(settings, folder=made(starts / name), starts=starts)
+    folder = made(starts / name, what=str(starts / name), remedy=REMEDY)
+    how = dataclasses.replace(settings, folder=folder, starts=starts)
 
     def wait() -> None:
         if not settings.quiet:
@@ -53,37 +51,3 @@ def of_start(recipe: Recipe, settings: Settings) -> Iterator[Settings]:
             multihost_utils.sync_global_devices(f"start {name}")
         begun = (how.folder / "checkpoints").exists()
         yield dataclasses.replace(how, resume=True) if begun else how
-
-
-@contextlib.contextmanager
-def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Holds the lock of a file, which is made if need be and stays; it ends with the process.
-
-    Where another holds it, `busy` is called, which may raise; then this waits. Without effect
-    where the system has no such locks.
-    """
-    if fcntl is None:
-        yield
-        return
-    with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            busy()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def made(folder: Path) -> Path:
-    """A folder of starts, which exists then.
-
-    Raises:
-      OSError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot write {folder}: {error.strerror}; choose another folder of starts, or --out"
-        ) from None
-    return folder

@@ -12,18 +12,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from qtrain import models, optim
-from qtrain.nn import (
-    RangeBatchNorm,
-    RangeNorm,
-    RoundingKey,
-    calibrate,
-    quantize_model,
-    replace_batch_norms,
-)
+from qtrain import optim
+from qtrain.nn import RangeBatchNorm, RoundingKey, calibrate, quantize_model
 from qtrain.quantize import fold
 from qtrain.recipes.base import Recipe
-from qtrain.recipes.layers import Layer, layers
+from qtrain.recipes.layers import layers
+from qtrain.recipes.model import model_of
 from qtrain.train.data import normalize, order
 from qtrain.train.mesh import AXIS
 from qtrain.train.optimizer import Moves, moves
@@ -77,11 +71,12 @@ def create(
     if recipe.wire is not None and mesh is None:
         raise ValueError(f"{recipe.key} exchanges gradients: it needs a mesh, see train.mesh")
     shape = dataset.train_x.shape[1:]
-    model = models.create(
-        recipe.model, num_classes=dataset.num_classes, in_shape=shape, rngs=nnx.Rngs(seed),
-        width=recipe.widen, signed=recipe.signed,
+    workers = mesh.size if recipe.wire is not None and mesh is not None else 1
+    model = model_of(
+        _of_worker(recipe, workers), num_classes=dataset.num_classes, in_shape=shape,
+        rngs=nnx.Rngs(seed),
     )  # fmt: skip
-    found = _layers(model, recipe, shape, mesh)
+    found = layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
     if start is not None:
         _inherit(model, start)
     quantize_model(model, recipe.rules(found))
@@ -112,17 +107,6 @@ def create(
     state = State(jnp.zeros((), jnp.int32), params, stats, memory, key)
     # nnx shares equal constants between variables; a donated buffer must have one owner
     return program, jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
-
-
-def _layers(
-    model: nnx.Module, recipe: Recipe, shape: tuple[int, ...], mesh: Mesh | None
-) -> tuple[Layer, ...]:
-    """Replaces the norms of `model` if the recipe says so; its layers, as one worker runs them."""
-    norm, exchanged = recipe.norm, recipe.wire is not None
-    workers = mesh.size if exchanged and mesh is not None else 1
-    if norm is not None:
-        replace_batch_norms(model, _per_worker(norm, workers) if exchanged else norm)
-    return layers(model, (recipe.batch_size // workers, *shape))  # a worker sums over its share
 
 
 def _span_workers(model: nnx.Module) -> None:
@@ -160,18 +144,21 @@ def _paths(tree: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
-def _per_worker(norm: RangeNorm, workers: int) -> RangeNorm:
+def _of_worker(recipe: Recipe, workers: int) -> Recipe:
     """What a worker that runs the model by itself does: replicas of the batch are the workers.
 
     Raises:
       ValueError: several replicas, and another number of workers.
     """
+    norm = recipe.norm
+    if norm is None or recipe.wire is None:
+        return recipe
     if norm.replicas not in (1, workers):
         raise ValueError(
             f"{norm.replicas} replicas of range normalization do not fit {workers} workers: take 1"
             f" (the whole batch) or {workers}"
         )
-    return dataclasses.replace(norm, replicas=1)
+    return dataclasses.replace(recipe, norm=dataclasses.replace(norm, replicas=1))
 
 
 def loss_scale(state: State) -> tuple[jax.Array, jax.Array, jax.Array] | None:

@@ -12,7 +12,7 @@ from train import tiny
 
 from qtrain.recipes import config
 from qtrain.recipes.base import At, baseline, budget, changed, merge
-from qtrain.train import loop, metrics, starts
+from qtrain.train import folders, loop, metrics, starts
 from qtrain.train.loop import Settings, fit
 from qtrain.train.state import create
 
@@ -104,22 +104,22 @@ def test_a_start_that_another_run_trains_is_waited_for(tmp_path, capfd):
 
 
 def test_a_lock_ends_and_is_free_again(tmp_path):
-    """Kills: train/starts.py: `busy()` left out; also where the system has no locks."""
+    """Kills: train/folders.py: `busy()` left out; also where the system has no locks."""
     path = tmp_path / "lock"
 
     def busy():
         raise ValueError("busy")
 
-    with starts.locked(path, busy), pytest.raises(ValueError, match="busy"):
-        starts.locked(path, busy).__enter__()
-    with starts.locked(path, busy):
+    with folders.locked(path, busy), pytest.raises(ValueError, match="busy"):
+        folders.locked(path, busy).__enter__()
+    with folders.locked(path, busy):
         pass
 
 
 def test_a_system_without_locks(tmp_path, monkeypatch):
-    """Kills: train/starts.py: `if fcntl is None:` -> `if False:`."""
-    monkeypatch.setattr(starts, "fcntl", None)
-    with starts.locked(tmp_path / "lock", lambda: None):
+    """Kills: train/folders.py: `if fcntl is None:` -> `if False:`."""
+    monkeypatch.setattr(folders, "fcntl", None)
+    with folders.locked(tmp_path / "lock", lambda: None):
         assert not (tmp_path / "lock").exists()
 
 
