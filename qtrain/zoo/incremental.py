@@ -12,6 +12,7 @@ from jax import lax
 from qtrain.formats import Codebook
 from qtrain.optim import Constraint
 from qtrain.quantize import cast
+from qtrain.zoo.iterative import largest
 from qtrain.zoo.method import Method
 
 # Shares of all weights that are frozen, stage by stage, by bits; recalled, but for the 0.3.
@@ -118,9 +119,7 @@ class Inq(Constraint):
     def _freeze(self, w: jax.Array, state: InqState, count: jax.Array) -> InqState:
         """`count` frozen weights: those that are, and the largest of the others."""
         top = _top(w, state)
-        size = jnp.where(state.frozen, jnp.inf, jnp.abs(w)).reshape(-1)
-        order = jnp.argsort(-size, stable=True)
-        frozen = jnp.zeros(w.size, bool).at[order].set(jnp.arange(w.size) < count).reshape(w.shape)
+        frozen = largest(jnp.where(state.frozen, jnp.inf, jnp.abs(w)), count)
         rounded = powers_of_two(w, top, self.bits)
         return InqState(top, frozen, jnp.where(frozen, rounded, jnp.zeros_like(w)))
 
@@ -142,18 +141,12 @@ NOT_BUILT = {
 
 METHODS = (
     Method(
-        name="inq",
-        title="Incremental network quantization",
-        source="zhou2017inq",
-        technique="incremental",
-        codebook="fixed",
-        targets=("weight",),
-        places=lambda bits, _: {"weight": Inq(bits=bits or 5)},
-        start="pretrained",
-        master=False,
+        name="inq", title="Incremental network quantization", source="zhou2017inq",
+        technique="incremental", codebook="fixed", targets=("weight",),
+        places=lambda bits, _: {"weight": Inq(bits=bits or 5)}, start="pretrained", master=False,
         estimator="none: frozen weights have no gradient, the others are in full precision",
-        uncertain="the portions beyond the first 0.3, and that the largest power stays that of the"
-        " first stage, are recalled; stages of equal length are a choice made here",
+        uncertain="the portions beyond the first 0.3, and that the largest power stays that of"
+        " the first stage, are recalled; stages of equal length are a choice made here",
         weight_bits=(5, 4, 3, 2),
     ),
-)
+)  # fmt: skip

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from qtrain.quantize.estimator import straight_through
+from qtrain.zoo.uniform import round_steps
 
 LEAST_U = 1e-6  # in the derivative of u^gamma, which has a pole at 0 for gamma < 1
 SMALL, ADDED = 1e-3, 1e-4  # of the guards
@@ -63,12 +64,7 @@ def discretize(v: jax.Array, q: int) -> jax.Array:
     The gradient is the identity's where |v| <= 1, else zero. Each value is the float32 number
     nearest to j / q, compiled or not.
     """
-
-    def rounded(v):
-        # a divisor that is no constant: XLA would multiply by its inverse
-        return jnp.round(v * q) / jnp.where(v == v, jnp.float32(q), 1.0)
-
-    return straight_through(rounded, v, clip=(-1.0, 1.0))
+    return straight_through(lambda v: round_steps(v, q), v, clip=(-1.0, 1.0))
 
 
 def thresholds(c, d, q: int, gamma=1.0) -> tuple[jax.Array, jax.Array]:

@@ -63,7 +63,7 @@ class Iterative(Constraint):
 
     def init(self, w: jax.Array, steps: int) -> IterativeState:
         """Chooses what survives."""
-        mask = largest(w, self.prune) if self.prune else None
+        mask = largest(jnp.abs(w), round((1 - self.prune) * w.size)) if self.prune else None
         return IterativeState(mask, jnp.zeros(()))
 
     def project(
@@ -95,23 +95,18 @@ class Iterative(Constraint):
         return w if mask is None else jnp.where(mask, w, jnp.zeros_like(w))
 
 
-def largest(w: jax.Array, prune: float) -> jax.Array:
-    """True for the round((1 - prune) n) weights of largest magnitude, the first ones of equal."""
-    order = jnp.argsort(-jnp.abs(w).reshape(-1), stable=True)
-    count = round((1 - prune) * w.size)
-    return jnp.zeros(w.size, bool).at[order[:count]].set(True).reshape(w.shape)
+def largest(size: jax.Array, count: int | jax.Array) -> jax.Array:
+    """True for the `count` largest values of an array of any shape, the first ones of equal."""
+    order = jnp.argsort(-size.reshape(-1), stable=True)
+    first = jnp.arange(size.size) < count
+    return jnp.zeros(size.size, bool).at[order].set(first).reshape(size.shape)
 
 
 METHODS = (
     Method(
-        name="iterative",
-        title="Retraining-based iterative quantization",
-        source="lee2018iterative",
-        technique="incremental",
-        codebook="adaptive",
-        targets=("weight",),
-        start="pretrained",
-        master=False,
+        name="iterative", title="Retraining-based iterative quantization",
+        source="lee2018iterative", technique="incremental", codebook="adaptive",
+        targets=("weight",), start="pretrained", master=False,
         estimator="none: the gradient is taken at the weights that move",
         uncertain="the loop is reconstructed from two abstracts; quantizer, scales and period ours",
         weight_bits=(1, 2, 3, 4),
@@ -119,4 +114,4 @@ METHODS = (
             "weight": Iterative(quantizer=BinaryCodes(bits=bits or 1), period=31)
         },
     ),
-)
+)  # fmt: skip

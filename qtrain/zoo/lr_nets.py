@@ -155,19 +155,13 @@ NOT_BUILT = {
 
 METHODS = (
     Method(
-        name="lrnet",
-        title="Local reparameterization network",
-        source="shayer2018lrnets",
-        technique="probabilistic",
-        codebook="fixed",
-        targets=("weight",),
-        places=lambda bits, _: {"weight": LrNet(values=2 if bits == 1 else 3)},
-        assignment="soft",
-        start="pretrained",
-        master=True,
+        name="lrnet", title="Local reparameterization network", source="shayer2018lrnets",
+        technique="probabilistic", codebook="fixed", targets=("weight",),
+        places=lambda bits, _: {"weight": LrNet(values=2 if bits == 1 else 3)}, assignment="soft",
+        start="pretrained", master=True,
         estimator="exact, of a normal sample of each pre-activation",
-        uncertain="without the source's small regularizers; evaluated by the likeliest weights, of"
-        " which the source's code draws several sets and keeps the best",
+        uncertain="without the source's small regularizers; evaluated by the likeliest weights,"
+        " of which the source's code draws several sets and keeps the best",
         weight_bits=(2, 1),
     ),
-)
+)  # fmt: skip

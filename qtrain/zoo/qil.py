@@ -161,18 +161,12 @@ def _places(bits: int | None, activation_bits: int | None) -> dict[str, Any]:
 
 METHODS = (
     Method(
-        name="qil",
-        title="Learned quantization intervals",
-        source="jung2019qil",
-        technique="learned",
-        codebook="adaptive",
-        targets=("weight", "activation"),
-        places=_places,
+        name="qil", title="Learned quantization intervals", source="jung2019qil",
+        technique="learned", codebook="adaptive", targets=("weight", "activation"), places=_places,
         start="pretrained",
         estimator="that of the interval's transformer; zero outside of the interval",
-        uncertain="first intervals are ours, the paper's are not known; that gamma is learned at 2"
-        " bits only is a third party's default",
-        weight_bits=(4, 5, 3, 2),
-        activation_bits=(4, 5, 3, 2),
+        uncertain="first intervals are ours, the paper's are not known; that gamma is learned at"
+        " 2 bits only is a third party's default",
+        weight_bits=(4, 5, 3, 2), activation_bits=(4, 5, 3, 2),
     ),
-)
+)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -139,48 +139,39 @@ NOT_BUILT = {
     "q_cnn": "it minimizes the error of each layer's response, with activations of many examples",
 }
 
+
+def _method(**fields: Any) -> Method:
+    """Fields that all share."""
+    return Method(
+        technique="vector quantization", codebook="adaptive", targets=("weight",),
+        start="pretrained", **fields,
+    )  # fmt: skip
+
+
 METHODS = (
-    Method(
-        name="kmeans",
-        title="Trained k-means quantization, as in deep compression",
+    _method(
+        name="kmeans", title="Trained k-means quantization, as in deep compression",
         source="han2016deep",
-        technique="vector quantization",
-        codebook="adaptive",
-        targets=("weight",),
         places=lambda bits, _: {"weight": SharedWeights(bits=bits or 5)},
-        start="pretrained",
         master=False,
         estimator="the gradient of a shared value is the sum of its members'",
         uncertain="recalled; without the pruning before it and the Huffman code after it",
         weight_bits=(5, 8, 4, 3, 2),
     ),
-    Method(
-        name="pq",
-        title="Product quantization",
-        source="gong2014compressing",
-        technique="vector quantization",
-        codebook="adaptive",
-        targets=("weight",),
+    _method(
+        name="pq", title="Product quantization", source="gong2014compressing",
         places=lambda bits, _: {"weight": SharedWeights(bits=4, length=4 // (bits or 2))},
-        start="pretrained",
         master=False,
         estimator="the gradient of a shared number is the sum of its members'",
         uncertain="recalled; the source does not train after quantizing, here codebooks of 16"
         " pieces are trained on as those of k-means are",
         weight_bits=(2, 1, 4),
     ),
-    Method(
-        name="rvq",
-        title="Residual quantization",
-        source="gong2014compressing",
-        technique="vector quantization",
-        codebook="adaptive",
-        targets=("weight",),
+    _method(
+        name="rvq", title="Residual quantization", source="gong2014compressing",
         places=lambda bits, _: {"weight": ResidualWeights(stages=bits or 2)},
-        start="pretrained",
-        master=True,
-        estimator="none: quantized after training alone",
+        master=True, estimator="none: quantized after training alone",
         uncertain="recalled; of pieces of 4 weights, with 16 per stage, a choice made here",
         weight_bits=(2, 1, 4),
     ),
-)
+)  # fmt: skip

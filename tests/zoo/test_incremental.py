@@ -155,8 +155,9 @@ def test_frozen_weights_keep_their_bits(optimizer, bits):
 def test_portions_are_frozen_the_largest_first(optimizer, bits):
     """round(portion n) after each stage begins; of the free ones, none that stays free is larger.
 
-    Kills: zoo/incremental.py: `jnp.argsort(-size` -> `jnp.argsort(size`; `jnp.where(state.frozen,
-    jnp.inf, jnp.abs(w))` -> `jnp.abs(w)`; `round(p * w.size)` -> `round(p * w.size / 2)`.
+    Kills: zoo/incremental.py: `jnp.inf, jnp.abs(w)` -> `jnp.inf, -jnp.abs(w)`;
+    `jnp.where(state.frozen, jnp.inf, jnp.abs(w))` -> `jnp.abs(w)`; `round(p * w.size)` -> `round(p
+    * w.size / 2)`.
     """
     given, _, masks, _, _ = run(optimizer, bits)
     inq = Inq(bits=bits)

@@ -118,8 +118,8 @@ def test_levels_order_and_symmetry(interval, seed, bits):
     """2^b - 1 weights j / q and 2^b activations j / q, all reached, in order; weights are odd.
 
     Levels are the float32 numbers nearest to j / q, compiled or not.
-    Kills: interval.py: `jnp.where(v == v, jnp.float32(q), 1.0)` -> `q` (which becomes times 1 / q);
-    `jnp.where(w < 0, -1.0, 1.0)` -> `1.0`; `jnp.round(v * q)` -> `jnp.round(v * q + 0.25)`.
+    Kills: interval.py: `jnp.where(w < 0, -1.0, 1.0)` -> `1.0`; `round_steps(v, q)` ->
+    `round_steps(v + 0.25 / q, q)`.
     """
     c, d, gamma = interval
     w, q_w, q_x = np.sort(placed(c, d, seed)), 2 ** (bits - 1) - 1, 2**bits - 1
@@ -133,8 +133,7 @@ def test_levels_order_and_symmetry(interval, seed, bits):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
 def test_every_level_is_reached(bits):
-    """Kills: interval.py: `jnp.round(v * q)` -> `jnp.floor(v * q)`, which reaches 1 at its end
-    only, is killed by the half step; here `q` -> `q - 1`."""
+    """Kills: interval.py: `round_steps(v, q)` -> `round_steps(v, q - 1)`."""
     q_w, q_x = 2 ** (bits - 1) - 1, 2**bits - 1
     w = np.linspace(-2, 2, 4001, dtype=np.float32)
     one = np.float32(1)

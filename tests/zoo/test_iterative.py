@@ -19,7 +19,9 @@ SHAPE = (32, 4)
 STEPS, PERIOD = 24, 8
 SEEDS = st.integers(0, 10**6)
 FEW = hp.settings(max_examples=8)
-survivors = jax.jit(largest, static_argnums=1)
+survivors = jax.jit(
+    lambda w, prune: largest(jnp.abs(w), round((1 - prune) * w.size)), static_argnums=1
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
