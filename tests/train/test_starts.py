@@ -24,13 +24,26 @@ def leaves(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-def test_the_first_step_sees_the_last_weights(tmp_path):
-    """Kills: train/loop.py: `start=start` -> `start=None` in the call of `create`."""
+def test_the_first_step_sees_the_last_weights(tmp_path, monkeypatch):
+    """Of the run before it: what `create` makes of them, and that `fit` hands them on.
+
+    Kills: train/loop.py: `start=start` -> `start=None` in the call of `create`.
+    """
     first = fit(FIRST, tiny.dataset(), Settings(folder=tmp_path / "a", quiet=True))
     _, state = create(
         dataclasses.replace(SECOND, update=None), tiny.dataset(), seed=0, steps=6, start=first.final
     )
     jax.tree.map(np.testing.assert_array_equal, leaves(state.params), leaves(first.final.params))
+    given = []
+
+    def recorded(*args, start, **settings):
+        given.append(start)
+        return create(*args, start=start, **settings)
+
+    monkeypatch.setattr(loop, "create", recorded)
+    fit(SECOND, tiny.dataset(), Settings(folder=tmp_path / "b", quiet=True))
+    assert given[0] is None
+    jax.tree.map(np.testing.assert_array_equal, leaves(given[1].params), leaves(first.final.params))
 
 
 def test_a_start_is_trained_once(tmp_path, monkeypatch):
