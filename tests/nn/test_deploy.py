@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small_net import Net
 
 import qtrain as qt
 from qtrain.nn import Rule, Tracked, quantize_model, set_keys
@@ -32,18 +33,6 @@ CONFIGS = {
     "integers": qt.DotConfig(lhs=INT8, rhs=INT8, integer=True),
 }
 SLOW = {"narrow sums": qt.DotConfig(lhs=DRAWN, rhs=INT8, forward=ADDER)}
-
-
-class Net(nnx.Module):
-    """A convolution and a dense layer."""
-
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.conv = nnx.Conv(1, 2, (3, 3), rngs=rngs)
-        self.dense = nnx.Linear(2 * 4 * 4, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.dense(nnx.relu(self.conv(x)).reshape(len(x), -1))
 
 
 def batch(seed: int = 0) -> jax.Array:

@@ -7,24 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small_net import Net
 
 import qtrain as qt
 from qtrain.nn import RoundingKey, Rule, Tracked, quantize_model, set_keys, with_scopes
 from qtrain.nn.tracked import RangeTracker
 from qtrain.quantize import Affine, fold
 from qtrain.workload import trace
-
-
-class Net(nnx.Module):
-    """A convolution and a dense layer."""
-
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.conv = nnx.Conv(1, 2, (3, 3), rngs=rngs)
-        self.dense = nnx.Linear(2 * 4 * 4, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.dense(nnx.relu(self.conv(x)).reshape(len(x), -1))
 
 
 def config(bits: int = 8, rounding="nearest") -> qt.DotConfig:

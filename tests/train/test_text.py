@@ -4,7 +4,6 @@ import functools
 import io
 import lzma
 import math
-import signal
 import tarfile
 
 import jax
@@ -17,13 +16,14 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from train import tiny
+from train.test_loop import interrupt_at
 
 from qtrain.models import create as create_model
 from qtrain.recipes.base import Adam
 from qtrain.train import data, metrics, text
 from qtrain.train import mesh as meshes
 from qtrain.train.evaluate import evaluate
-from qtrain.train.loop import Settings, _Run, fit
+from qtrain.train.loop import Settings, fit
 from qtrain.train.report import outcome
 from qtrain.train.state import create
 from qtrain.train.step import eval_step, train_step
@@ -234,15 +234,8 @@ def test_eight_devices_share_the_windows():
 def test_learns_and_resumes(tmp_path, monkeypatch):
     """Stopped in the second epoch and resumed: the metrics of a run that was not."""
     whole = fit(recipe(), tiny.text(), Settings(folder=tmp_path / "whole", quiet=True))
-    advance = _Run.advance
-
-    def interrupted(run):
-        if run.step == 7:
-            signal.raise_signal(signal.SIGINT)
-        advance(run)
-
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "advance", interrupted)
+        interrupt_at(patch, 8)
         settings = Settings(folder=tmp_path / "stopped", quiet=True)
         assert fit(recipe(), tiny.text(), settings).step == 8
     resumed = fit(recipe(), tiny.text(), Settings(folder=settings.folder, resume=True, quiet=True))

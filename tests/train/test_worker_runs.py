@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -13,12 +12,13 @@ import orbax.checkpoint as ocp
 import processes
 import pytest
 from train import tiny
+from train.test_loop import interrupt_at
 
 from qtrain.recipes import hou2019analysis as hou
 from qtrain.train import mesh as meshes
 from qtrain.train import metrics
 from qtrain.train.data import load
-from qtrain.train.loop import Settings, _Run, fit
+from qtrain.train.loop import Settings, fit
 from qtrain.train.state import create
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,15 +34,8 @@ def test_stopped_and_resumed(tmp_path, monkeypatch):
     options = hou.Options(gradients="sq2", clip=3.0)
     chosen = dataclasses.replace(hou.recipe(options), model="mlp", batch_size=16, epochs=2)
     whole = fit(chosen, tiny.dataset(), Settings(folder=tmp_path / "whole", quiet=True))
-    advance = _Run.advance
-
-    def interrupted(run):
-        if run.step == 3:
-            signal.raise_signal(signal.SIGINT)
-        advance(run)
-
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "advance", interrupted)
+        interrupt_at(patch, 4)
         settings = Settings(folder=tmp_path / "stopped", quiet=True)
         assert fit(chosen, tiny.dataset(), settings).step == 4
     resumed = fit(chosen, tiny.dataset(), dataclasses.replace(settings, resume=True))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from scipy import optimize, stats
+from small_net import Net
 from weights import SHAPE, UNIT, weights
 
 import qtrain as qt
@@ -236,18 +237,6 @@ def test_not_finite_zero_and_other_types(settings):
     narrow = w.astype(jnp.bfloat16)
     want = applied(settings, narrow.astype(jnp.float32)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(applied(settings, narrow), want)
-
-
-class Net(nnx.Module):
-    """A convolution and a dense layer."""
-
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.conv = nnx.Conv(1, 2, (3, 3), rngs=rngs)
-        self.dense = nnx.Linear(2 * 4 * 4, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.dense(nnx.relu(self.conv(x)).reshape(len(x), -1))
 
 
 @pytest.mark.parametrize("settings", [TTQ(), SYQ()], ids=lambda s: s.describe())
