@@ -15,6 +15,7 @@ from typing import Any, Literal
 from qtrain.nn import RangeNorm, Rule
 from qtrain.ops import Accumulator, DotConfig
 from qtrain.optim import Constraint
+from qtrain.recipes.checks import check_chunks, check_paths
 from qtrain.recipes.layers import GEMMS, Layer
 
 Quantizer = Any  # a frozen, hashable `(x, key=None) -> x`, see quantize.Cast
@@ -211,8 +212,8 @@ class Recipe:
         Raises:
           ValueError: a path matches no layer, or a chunk is longer than every sum.
         """
-        _check_paths(self, layers)
-        _check_chunks(self, layers)
+        check_paths(self, layers)
+        check_chunks(self, layers)
         configs = {layer.path: self.config(layer, layers) for layer in layers}
         return tuple(
             Rule(re.escape(path), config)
@@ -283,32 +284,3 @@ def baseline(recipe: Recipe) -> Recipe:
         recipe, key="float32", integer=False, start=None, widen=1, signed=False, trains="all",
         epochs=budget(recipe), optimizer=first.optimizer, **nothing,
     )  # fmt: skip
-
-
-def _check_paths(recipe: Recipe, layers: Sequence[Layer]) -> None:
-    for place in ("weight", "activation", "error", "accumulator"):
-        for at in getattr(recipe, place) or ():
-            if not any(at.matches(layer, layers) for layer in layers):
-                paths = ", ".join(layer.path for layer in layers)
-                raise ValueError(
-                    f"{recipe.key}: the {place} rule {at.path!r} matches no layer of"
-                    f" {recipe.model}; its layers are {paths}"
-                )
-
-
-def _check_chunks(recipe: Recipe, layers: Sequence[Layer]) -> None:
-    """A chunk longer than every sum would silently mean no chunks at all."""
-    chunks = [
-        (chunk, layer.lengths[gemm], layer.path, gemm)
-        for layer in layers
-        if (setting := recipe.setting("accumulator", layer, layers)) is not None
-        for gemm, chunk in setting.chunks().items()
-        if chunk is not None
-    ]
-    if chunks and all(chunk > length for chunk, length, _, _ in chunks):
-        chunk, length, path, gemm = max(chunks, key=lambda c: c[1])
-        raise ValueError(
-            f"chunk {chunk} is longer than every accumulation of {recipe.model}: the longest is"
-            f" K = {length}, in the {gemm} GEMM of layer {path} at batch size"
-            f" {recipe.batch_size}; use at most that, or None for one chunk"
-        )
